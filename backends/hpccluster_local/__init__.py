@@ -1,0 +1,1 @@
+"""The local backend: jobs are processes of this machine."""

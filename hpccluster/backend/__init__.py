@@ -1,0 +1,1 @@
+"""What a backend plugin stands on. Knows nothing of tasks."""

@@ -1,0 +1,99 @@
+"""The contract of a backend: the whole of what the fleet knows about a batch system.
+
+Every method's docstring says what holds after success, after an error and after cancellation; the shipped suite
+`hpccluster.testing.backend_contract.BackendContract` checks it against real and fake systems alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from hpccluster.ids import JobId, JobName
+from hpccluster.job import CancelReport, JobSpec, JobStatus
+
+CredentialWay = Literal["shared", "stdin", "inline"]
+"""How a job gets the credential of its workers: a file that the nodes can read, over standard input, or inside the
+submitted text."""
+
+
+class Backend(ABC):
+    """Submits, polls, cancels jobs and fetches their logs. Knows nothing of tasks."""
+
+    credential_way: ClassVar[CredentialWay] = "shared"
+
+    poll_interval: float = 5.0
+    """Seconds between polls while something can change: what this system and its admins can bear."""
+
+    @abstractmethod
+    def render(self, spec: JobSpec) -> str:
+        """The text that `submit` hands to the batch system, for this specification. Pure.
+
+        Raises `ConfigError` for a value that cannot be put safely where it belongs.
+        """
+
+    @abstractmethod
+    async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
+        """Queue one job.
+
+        *Success*: a job of the name ``spec.name`` is queued or running. *`SubmitRefused`*: there is no job and never will
+        be one. *Any other error, or cancellation*: there may be one, now or later; look for its name with `find`.
+        ``credential`` is the content for the ways ``stdin`` and ``inline``.
+        """
+
+    @abstractmethod
+    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        """The status of every id in ``ids``, by one conversation with the batch system.
+
+        *Success*: each id is in the answer; one that the system does not list is ABSENT, never COMPLETED. *`PollFailed`*:
+        nothing is known about any job. No side effects.
+        """
+
+    @abstractmethod
+    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
+        """Jobs of this user by name, as far as the system lists them now. Raises `PollFailed` like `poll`."""
+
+    @abstractmethod
+    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
+        """Ask for the end of these jobs and look once whether they are gone.
+
+        Idempotent: an id that is unknown, finished or already cancelled is ``gone``. *Success*: every id is in exactly one of
+        the report's sets. *`CancelFailed`*: the system could not be asked. An id that cannot be a job's (empty, zero,
+        negative, not of this system's form) raises `ValueError` before any command is run.
+        """
+
+    @abstractmethod
+    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
+        """What the job has written so far (its last ``tail`` lines), without removing anything.
+
+        Empty for a job that has not started; raises `LogsUnavailable` where the output of a started job cannot be read.
+        """
+
+    async def close(self) -> None:
+        """Release connections and the like. Cancels no job."""
+
+    def explain(self, status: JobStatus) -> str:
+        """A sentence on what the batch system's reason means and what to do about it; empty if there is nothing to add."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendPlugin:
+    """What a plugin's entry point (group ``hpccluster.backends``) names. The entry point's name is the backend's name."""
+
+    name: str
+    options_type: type[Any]
+    """A frozen dataclass: the schema of the backend's options, a subclass of `hpccluster.backend.batch.BatchOptions`
+    or `JobOptions`."""
+    make_backend: Callable[[Any], Backend]
+    """Options -> backend. Does no I/O; raises `BackendUnavailable` only when used."""
+    cluster_type: str
+    """``package.module:Class`` of its `ClusterManager`, as a string: the head never imports it."""
+    commands: tuple[str, ...] = ()
+    """Programs that must be on PATH for it to be usable."""
+    summary: str = ""
+
+
+Environment = Mapping[str, str]

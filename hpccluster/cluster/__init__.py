@@ -1,0 +1,1 @@
+"""The remote control that users hold."""

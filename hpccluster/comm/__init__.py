@@ -1,0 +1,1 @@
+"""Bytes, then messages, between processes; and who may join."""

@@ -1,0 +1,1 @@
+"""Layered YAML, checked against the options' own types. The only place that imports yaml."""

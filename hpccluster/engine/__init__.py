@@ -1,0 +1,1 @@
+"""What runs tasks on the workers."""

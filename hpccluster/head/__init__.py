@@ -1,0 +1,1 @@
+"""The process that holds scheduler and fleet of one cluster."""

@@ -1,0 +1,1 @@
+"""Messages and how they become bytes. Pure: no sockets, no clock."""

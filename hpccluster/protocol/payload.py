@@ -1,0 +1,160 @@
+"""User objects <-> opaque bytes: the only place that imports cloudpickle.
+
+The scheduler never imports this module. Arguments are pickled by the C pickler first; cloudpickle takes over where
+that fails, or where it would only name something of ``__main__`` that the worker does not have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+
+from hpccluster.protocol.messages import TaskErrorBody
+
+_local = threading.local()
+ERROR_LIMIT = 1024 * 1024
+
+
+class References:
+    """Collects the futures that are met while arguments are pickled, and gives back their values on the worker.
+
+    A future inside an argument pickles itself as `resolve` of its position in ``found``.
+    """
+
+    def __init__(self, found: list[Any]) -> None:
+        self.found = found
+
+    def __enter__(self) -> References:
+        self._outer = getattr(_local, "references", None)
+        _local.references = self.found
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _local.references = self._outer
+
+
+def collect(item: Any) -> tuple[Callable[[int], Any], tuple[int]]:
+    """What ``__reduce__`` of a future returns. Raises `TypeError` outside of the pickling of arguments."""
+    found = getattr(_local, "references", None)
+    if found is None:
+        raise TypeError("a Future can only be pickled as (part of) an argument of submit or map")
+    found.append(item)
+    return resolve, (len(found) - 1,)
+
+
+def resolve(position: int) -> Any:
+    """The value at ``position`` among the inputs of the task that is being unpickled."""
+    return _local.references[position]
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle in band. Raises whatever the object's own pickling raises."""
+    try:
+        body = pickle.dumps(value, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+    if b"__main__" in body:
+        return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+    return body
+
+
+def loads(body: bytes | bytearray | memoryview) -> Any:
+    """The inverse of `dumps`."""
+    return pickle.loads(body)
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
+    """Pickled ``(args, kwargs)`` and the futures inside, in the order in which the bytes number them."""
+    found: list[Any] = []
+    with References(found):
+        try:
+            body = pickle.dumps((args, kwargs), protocol=5)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            found.clear()
+            body = cloudpickle.dumps((args, kwargs), protocol=5)
+        else:
+            if b"__main__" in body:
+                found.clear()
+                body = cloudpickle.dumps((args, kwargs), protocol=5)
+    return body, found
+
+
+def load_arguments(
+    body: bytes | memoryview, inputs: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inverse of `dump_arguments`: ``inputs`` are the values of its futures, in order."""
+    if not inputs:
+        return pickle.loads(body)  # type: ignore[no-any-return]
+    with References(list(inputs)):
+        return pickle.loads(body)  # type: ignore[no-any-return]
+
+
+def dump_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
+    """A function as (content hash of 16 bytes, body)."""
+    body = dumps(function)
+    return hashlib.blake2b(body, digest_size=16).digest(), body
+
+
+def dump_frames(value: Any) -> list[bytes | memoryview]:
+    """Pickle with buffers out of band: the pickle and then each buffer, uncopied."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        by_name = b"__main__" in head
+    except (pickle.PicklingError, AttributeError, TypeError):
+        by_name = True
+    if by_name:
+        buffers.clear()
+        head = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    try:
+        return [head, *(buffer.raw() for buffer in buffers)]
+    except BufferError:  # not contiguous: in band then
+        return [dumps(value)]
+
+
+def load_frames(frames: Sequence[bytes | bytearray | memoryview]) -> Any:
+    """The inverse of `dump_frames`; the buffers are used in place, not copied."""
+    return pickle.loads(frames[0], buffers=frames[1:])
+
+
+def dump_error(error: BaseException, *, skip: int = 0) -> TaskErrorBody:
+    """An exception for the wire, checked that it survives the trip: its class may be odd or its arguments unpicklable.
+
+    ``skip`` frames of ours at the top of the traceback are left out.
+    """
+    trace = error.__traceback__
+    for _ in range(skip):
+        trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    try:
+        text = str(error)[:100_000]
+    except Exception as odd:  # noqa: BLE001 - user code: its __str__ may do anything
+        text = f"<its text cannot be had: {type(odd).__name__}>"
+    try:
+        lines = "".join(traceback.format_exception(type(error), error.with_traceback(trace)))
+    except Exception:  # noqa: BLE001 - user code, as above
+        lines = f"{type(error).__name__}: {text}\n"
+    try:
+        payload = dumps(error)
+        if len(payload) > ERROR_LIMIT or type(loads(payload)) is not type(error):
+            payload = b""
+    except BaseException:  # noqa: BLE001 - user code runs while it is (un)pickled
+        payload = b""
+    return TaskErrorBody("", type(error).__name__, text, lines[-ERROR_LIMIT:], payload)
+
+
+def load_error(body: TaskErrorBody) -> BaseException:
+    """The exception of ``body``: the user's own where it can be had, else a `RuntimeError` with its type and text."""
+    if body.payload:
+        try:
+            error = loads(body.payload)
+        except Exception:  # noqa: BLE001 - user code runs while it is unpickled
+            error = None
+        if isinstance(error, BaseException):
+            return error
+    return RuntimeError(f"{body.type_name}: {body.text}")

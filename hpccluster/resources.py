@@ -1,0 +1,61 @@
+"""What one job is made of: cores, memory, and how they are shared by its workers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hpccluster.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class JobResources:
+    """The resources of one job. ``memory`` is in bytes and belongs to the whole job; ``None`` means unlimited."""
+
+    cores: int
+    memory: int | None
+    processes: int
+    """Worker processes per job."""
+    gpus: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return self.cores // self.processes
+
+    @property
+    def worker_memory(self) -> int | None:
+        """A worker's share of the job's memory, in bytes."""
+        return None if self.memory is None else self.memory // self.processes
+
+
+def default_processes(cores: int) -> int:
+    """Workers per job where nothing is said: ``cores`` up to 4, else the smallest factor that is at least its root."""
+    if cores <= 4:
+        return cores
+    return min(n for n in range(math.isqrt(cores - 1) + 1, cores + 1) if cores % n == 0)
+
+
+def make_resources(
+    cores: int, memory: int | None, processes: int | None = None, gpus: int = 0
+) -> JobResources:
+    """Check and complete a job's resources.
+
+    Raises `ConfigError` for values below one, and where ``cores`` cannot be shared evenly by ``processes``.
+    """
+    if cores < 1:
+        raise ConfigError(f"cores={cores}: a job needs at least one core")
+    workers = default_processes(cores) if processes is None else processes
+    if workers < 1:
+        raise ConfigError(f"processes={workers}: a job needs at least one worker")
+    if cores % workers:
+        even = [n for n in range(1, cores + 1) if cores % n == 0]
+        raise ConfigError(
+            f"cores={cores} cannot be shared evenly by processes={workers}: "
+            f"choose processes from {', '.join(map(str, even))}"
+        )
+    if memory is not None and memory < 1:
+        raise ConfigError(f"memory={memory}: a job needs some memory; leave it out for no limit")
+    if gpus < 0:
+        raise ConfigError(f"gpus={gpus}: not a number of GPUs")
+    return JobResources(cores, memory, workers, gpus)

@@ -1,0 +1,1 @@
+"""The shells round the scheduler and worker machines, nannies and clients."""

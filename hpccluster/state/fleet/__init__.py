@@ -1,0 +1,1 @@
+"""The fleet machine: which jobs to submit, cancel and retire."""

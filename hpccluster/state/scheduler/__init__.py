@@ -1,0 +1,1 @@
+"""The scheduler machine: which task runs where."""

@@ -1,0 +1,1 @@
+"""Tools for the tests of this project and of plugins by others."""

@@ -1,0 +1,1 @@
+"""The job-script templates: whole shell files, rendered by `hpccluster.backend.template`."""

@@ -51,9 +51,7 @@ class HpcClusterError(Exception):
     exit_code = 1
     """The exit code of the command line tool for this error."""
 
-    def __init__(
-        self, message: str = "", *, code: str = "", details: Mapping[str, Detail] | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, code: str = "", details: Mapping[str, Detail] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
@@ -211,9 +209,7 @@ def _tree(kind: type[HpcClusterError]) -> dict[str, type[HpcClusterError]]:
     return found
 
 
-def from_name(
-    name: str, message: str, code: str = "", details: Mapping[str, Detail] | None = None
-) -> HpcClusterError:
+def from_name(name: str, message: str, code: str = "", details: Mapping[str, Detail] | None = None) -> HpcClusterError:
     """The error of that class name, as it came over the wire; an unknown name gives the base class."""
     kind = _tree(HpcClusterError).get(name, HpcClusterError)
     return kind(message, code=code, details=details)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NewType, TypeVar
+from typing import NewType
 
 ClusterId = NewType("ClusterId", str)
 """128 random bits in hex: no two clusters share one."""
@@ -24,19 +24,17 @@ NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _ADJECTIVES = (
     "able agile amber azure bold brave brief bright brisk calm clear clever cosy crisp deft eager early easy fair "
     "fleet fond fresh gentle glad golden grand happy hardy honest jolly keen kind lively loyal lucid lunar mellow "
-    "merry mild neat nimble noble placid plucky polite prime proud quick quiet rapid ready royal sage serene sharp "
-    "shiny silver simple smooth snappy solar solid spry steady stout sunny sure swift tidy trim true vivid warm "
-    "wise witty young zesty"
-).split()
+    "merry mild neat nimble noble placid plucky polite prime proud quick quiet rapid ready royal sage serene "
+    "sharp shiny silver simple smooth snappy solar solid spry steady stout sunny sure swift tidy trim true vivid "
+    "warm wise witty young zesty "
+).split()  # noqa: SIM905 - words, not a list of quotes
 _ANIMALS = (
     "badger beaver bison bobcat camel crane crow deer dingo dove eagle egret falcon ferret finch fox gecko gull "
     "hare hawk heron ibex ibis jackal jay kestrel kite koala lark lemur lion lizard llama lynx marten mole moose "
     "newt ocelot orca osprey otter owl panda parrot pelican pony puffin puma quail rabbit raven robin salmon seal "
     "shrew skunk sparrow squid stork swan tapir tern tiger toad trout turtle viper vole walrus weasel whale wolf "
-    "wombat wren yak zebra"
-).split()
-
-_Choice = TypeVar("_Choice")
+    "wombat wren yak zebra "
+).split()  # noqa: SIM905
 
 
 def make_cluster_name(choose: Callable[[Sequence[str]], str]) -> ClusterName:

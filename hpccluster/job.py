@@ -77,7 +77,7 @@ class JobStatus:
 
     id: JobId
     state: JobState
-    name: JobName = JobName("")
+    name: str = ""
     raw_state: str = ""
     """The batch system's own word."""
     reason: str = ""

@@ -36,9 +36,7 @@ def default_processes(cores: int) -> int:
     return min(n for n in range(math.isqrt(cores - 1) + 1, cores + 1) if cores % n == 0)
 
 
-def make_resources(
-    cores: int, memory: int | None, processes: int | None = None, gpus: int = 0
-) -> JobResources:
+def make_resources(cores: int, memory: int | None, processes: int | None = None, gpus: int = 0) -> JobResources:
     """Check and complete a job's resources.
 
     Raises `ConfigError` for values below one, and where ``cores`` cannot be shared evenly by ``processes``.

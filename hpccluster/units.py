@@ -22,24 +22,22 @@ _DURATION_UNITS = {
 _CLOCK = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-9]{1,2})(?::([0-9]{1,2}))?")
 
 
-def parse_bytes(value: str | int | float) -> int:
+def parse_bytes(value: str | float) -> int:
     """``"32GB"`` (10**9), ``"32GiB"`` (2**30), ``1024`` -> bytes. Raises `ValueError` with the accepted forms."""
     if isinstance(value, bool):
         raise ValueError(f"not a size: {value!r}")
     if isinstance(value, int | float):
-        if value < 0 or value != value or value == float("inf"):
+        if not 0 <= value < float("inf"):
             raise ValueError(f"a size is not negative: {value!r}")
         return int(value)
     match = _SIZE.fullmatch(value)
     unit = _SIZE_UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ValueError(
-            f"not a size: {value!r} (write it as 32GB, 32GiB, 500MB or a number of bytes)"
-        )
-    return round(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+        raise ValueError(f"not a size: {value!r} (write it as 32GB, 32GiB, 500MB or a number of bytes)")
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * int(unit)
 
 
-def format_bytes(size: int | float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes for people: ``7.8 GiB``."""
     amount = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
@@ -49,7 +47,7 @@ def format_bytes(size: int | float) -> str:
     raise AssertionError
 
 
-def parse_duration(value: str | int | float) -> float:
+def parse_duration(value: str | float) -> float:
     """``"01:00:00"``, ``"1-12:00:00"``, ``"20min"``, ``"2h"``, ``90`` -> seconds.
 
     A clock of two parts is hours and minutes, as in batch directives of most systems. Raises `ValueError`.
@@ -67,9 +65,7 @@ def parse_duration(value: str | int | float) -> float:
             return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
     elif (match := _DURATION.fullmatch(text)) and match[2].lower() in _DURATION_UNITS:
         return float(match[1]) * _DURATION_UNITS[match[2].lower()]
-    raise ValueError(
-        f"not a duration: {value!r} (write it as 01:00:00, 1-12:00:00, 20min, 2h or seconds)"
-    )
+    raise ValueError(f"not a duration: {value!r} (write it as 01:00:00, 1-12:00:00, 20min, 2h or seconds)")
 
 
 def format_clock(seconds: float) -> str:

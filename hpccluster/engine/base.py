@@ -61,9 +61,7 @@ class Engine(ABC):
         """Start the scheduler side; returns its contact address."""
 
     @abstractmethod
-    def worker_command(
-        self, *, job: str, processes: int, threads: int, memory: int | None
-    ) -> Sequence[str]:
+    def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:
         """The argv (after the interpreter) that a job runs to start its workers. ``memory``: bytes of the whole job."""
 
     @abstractmethod

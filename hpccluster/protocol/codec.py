@@ -39,11 +39,9 @@ class BatchDecoder(Generic[T]):
     def decode(self, frame: bytes | bytearray | memoryview) -> list[T]:
         """Raises `RemoteProtocolError` for anything that is not a batch of the allowed messages."""
         try:
-            return self._decoder.decode(frame)  # type: ignore[no-any-return]
+            return self._decoder.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RemoteProtocolError(
-                f"a frame that is not a batch of known messages: {error}"
-            ) from error
+            raise RemoteProtocolError(f"a frame that is not a batch of known messages: {error}") from error
 
 
 from_client: BatchDecoder[ClientToScheduler] = BatchDecoder(ClientToScheduler)

@@ -14,7 +14,7 @@ Tags: 1-19 handshake and general, 20-39 client to scheduler, 40-59 scheduler to 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
@@ -26,7 +26,8 @@ INLINE_LIMIT = 64 * 1024
 ARGUMENT_LIMIT = 1024 * 1024
 """Arguments over this many bytes become data references."""
 
-Value: TypeAlias = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
+Value: TypeAlias = Any
+"""A plain value: null, number, text, list, or dict with text keys."""
 
 
 class Role(StrEnum):
@@ -522,9 +523,7 @@ SchedulerToClient: TypeAlias = (
     | Failure
     | Notice
 )
-SchedulerToWorker: TypeAlias = (
-    AddFunctions | RunTasks | TakeBack | FreeData | FetchData | CancelTasks | Leave | Ping
-)
+SchedulerToWorker: TypeAlias = AddFunctions | RunTasks | TakeBack | FreeData | FetchData | CancelTasks | Leave | Ping
 WorkerToScheduler: TypeAlias = (
     TasksDone
     | TaskFailed

@@ -11,7 +11,7 @@ import pickle
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import cloudpickle
 
@@ -30,7 +30,7 @@ class References:
     def __init__(self, found: list[Any]) -> None:
         self.found = found
 
-    def __enter__(self) -> References:
+    def __enter__(self) -> Self:
         self._outer = getattr(_local, "references", None)
         _local.references = self.found
         return self
@@ -85,9 +85,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes
     return body, found
 
 
-def load_arguments(
-    body: bytes | memoryview, inputs: Sequence[Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def load_arguments(body: bytes | memoryview, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inverse of `dump_arguments`: ``inputs`` are the values of its futures, in order."""
     if not inputs:
         return pickle.loads(body)  # type: ignore[no-any-return]

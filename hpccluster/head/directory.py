@@ -1,0 +1,266 @@
+"""A cluster's directory: who owns its name, where its logs and connection files lie, and what is known when it is over.
+
+``<state directory>/<name>/`` belongs to one cluster at a time and can be read by its user only:
+
+    head.json                   the record: which process on which host, its address, its state, its program's exit code
+    client.json, worker.json    connection files; removed when the cluster ends
+    head.log, program.log, <job>.log
+
+The record is claimed with a hard link, which is atomic on network file systems, too; nothing here depends on locks or on
+modification times. It stays readable after the end, so that "did it work?" has an answer the next morning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hpccluster.errors import ClusterError, ConfigError
+from hpccluster.ids import is_cluster_name
+
+RECORD = "head.json"
+CLIENT_FILE = "client.json"
+WORKER_FILE = "worker.json"
+HEAD_LOG = "head.log"
+PROGRAM_LOG = "program.log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramRecord:
+    """The program that runs, or ran, beside the head."""
+
+    command: tuple[str, ...]
+    state: Literal["running", "finished", "killed"]
+    started: float
+    """Seconds since the epoch, like every time here: for people only."""
+    ended: float | None = None
+    exit_code: int | None = None
+    """As a shell would say it: 128 + signal where a signal ended it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecord:
+    """What is known of a cluster without asking it."""
+
+    name: str
+    id: str
+    backend: str
+    host: str
+    pid: int
+    process_start: str
+    """Tells this process from a later one with the same number (see `process_start`)."""
+    created: float
+    state: Literal["starting", "running", "closing", "ended"] = "starting"
+    address: str = ""
+    detached: bool = False
+    ended: float | None = None
+    reason: str = ""
+    """Why it ended."""
+    unconfirmed: tuple[str, ...] = ()
+    """Jobs whose end could not be verified."""
+    program: ProgramRecord | None = None
+
+
+def process_start(pid: int) -> str | None:
+    """What tells a process from every other that had or will have its number; None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _process_start_elsewhere(pid)
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def _process_start_elsewhere(pid: int) -> str | None:
+    """`process_start` where there is no /proc (macOS), or no such process."""
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.Error:
+        return None
+
+
+def is_alive(record: HeadRecord) -> bool:
+    """Whether the head of this record may still run. Only what is *known* to be gone counts as gone.
+
+    On another host that is known only where the host itself says that nobody listens at the head's address.
+    """
+    if record.state == "ended":
+        return False
+    if record.host == socket.gethostname():
+        return process_start(record.pid) == record.process_start
+    if not record.address:
+        return True
+    host, _, port = record.address.partition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except ConnectionRefusedError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def read_record(directory: Path) -> HeadRecord | None:
+    """The record in this cluster directory; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((directory / RECORD).read_bytes(), type=HeadRecord)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def list_records(parent: Path) -> list[HeadRecord]:
+    """The records of all clusters in a state directory, by name."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [record for name in names if (record := read_record(parent / name)) is not None]
+
+
+class ClusterDirectory:
+    """The directory of one cluster, held by its head."""
+
+    def __init__(self, path: Path, record: HeadRecord) -> None:
+        self.path = path
+        self.record = record
+
+    @classmethod
+    def claim(cls, parent: Path, record: HeadRecord) -> ClusterDirectory:
+        """Take the name.
+
+        *Success*: the directory is there, 0700, and its record is ours; what a former cluster of the name has left of its
+        credentials is gone, its logs stay. *`ClusterError`*: a live cluster has the name. *`ConfigError`*: the name
+        cannot be one, or the directory cannot be used. After an error nothing has changed.
+        """
+        if not is_cluster_name(record.name):
+            raise ConfigError(
+                f"name={record.name!r} cannot name a cluster: use lower-case letters, digits and inner hyphens, at most 40"
+            )
+        path = parent / record.name
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(path)
+            _take_record(path, record)
+        except OSError as error:
+            raise ConfigError(
+                f"the cluster's directory {path} cannot be used: {error.strerror or error}\n"
+                "set state_directory= (or $HPCCLUSTER_STATE_DIRECTORY) to a directory that you can write"
+            ) from error
+        directory = cls(path, record)
+        directory.remove_credentials()
+        for log in (HEAD_LOG, PROGRAM_LOG):
+            with contextlib.suppress(FileNotFoundError):
+                (path / log).replace(path / f"{log}.old")
+        return directory
+
+    @property
+    def client_file(self) -> Path:
+        return self.path / CLIENT_FILE
+
+    @property
+    def worker_file(self) -> Path:
+        return self.path / WORKER_FILE
+
+    @property
+    def head_log(self) -> Path:
+        return self.path / HEAD_LOG
+
+    @property
+    def program_log(self) -> Path:
+        return self.path / PROGRAM_LOG
+
+    def update(self, **changes: object) -> None:
+        """Change the record, here and on disk, at once or not at all."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        temporary = _write_new(self.path, self.record)
+        temporary.replace(self.path / RECORD)
+
+    def remove_credentials(self) -> None:
+        """Remove the connection files. Idempotent."""
+        for file in (self.client_file, self.worker_file):
+            file.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove everything. Idempotent."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a directory that another user could write to, read, or has put there."""
+    facts = path.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        raise NotADirectoryError(0, "it is not a directory (symbolic links are not followed here)")
+    if facts.st_uid != os.getuid():
+        raise PermissionError(0, f"it belongs to uid {facts.st_uid}, not to you")
+    if facts.st_mode & 0o077:
+        raise PermissionError(0, f"others can enter it (mode {facts.st_mode & 0o777:o}); chmod 700 {path}")
+
+
+def _write_new(path: Path, record: HeadRecord) -> Path:
+    """The record in a new file of its own."""
+    temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _take_record(path: Path, record: HeadRecord) -> None:
+    """Put our record in place unless a live cluster's is there."""
+    temporary = _write_new(path, record)
+    try:
+        while True:
+            try:
+                os.link(temporary, path / RECORD)
+            except FileExistsError:
+                former = read_record(path)
+                if former is not None and is_alive(former):
+                    raise _taken(former) from None
+                _put_aside(path, former)
+            else:
+                return
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put_aside(path: Path, former: HeadRecord | None) -> None:
+    """Remove the record of a cluster that is gone, and only that one: another head may be doing the same just now."""
+    aside = path / f".{RECORD}.{uuid.uuid4().hex}"
+    try:
+        (path / RECORD).rename(aside)
+    except FileNotFoundError:
+        return
+    try:
+        moved = msgspec.json.decode(aside.read_bytes(), type=HeadRecord)
+    except msgspec.MsgspecError:
+        moved = None
+    if moved != former and moved is not None:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path / RECORD)
+        aside.unlink()
+        raise _taken(moved)
+    aside.unlink()
+
+
+def _taken(record: HeadRecord) -> ClusterError:
+    return ClusterError(
+        f"a cluster named {record.name!r} is running already (process {record.pid} on {record.host})\n"
+        f"join it with ClusterManager.attach({record.name!r}), end it with: hpccluster down {record.name}, "
+        "or choose another name=",
+        code="HPC-CLUSTER-NAME-TAKEN",
+        details={"name": record.name, "host": record.host, "pid": record.pid, "backend": record.backend},
+    )

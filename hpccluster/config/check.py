@@ -83,9 +83,7 @@ def show(value: Any) -> str:
     """A value in an error, short."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = (
-        repr(value) if isinstance(value, str) else {True: "true", False: "false", None: "null"}.get(value, str(value))
-    )
+    text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -50,6 +50,7 @@ class Node:
 
 
 Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
 Duration = str | float
 """``"20min"``, ``"01:00:00"`` or seconds."""
 
@@ -91,7 +92,7 @@ class ClusterOptions:
     contact_host: Annotated[
         str | None, Meta(description="What workers and clients connect to, where it differs from host.")
     ] = None
-    port: Annotated[int | None, Meta(ge=0, le=65535, description="The port of the head; 0 is any.")] = None
+    port: Annotated[Port | None, Meta(description="The port of the head; 0 is any.")] = None
     protocol: Annotated[
         Literal["tls", "tcp"] | None, Meta(description="tls, or tcp for a network without secrets.")
     ] = None

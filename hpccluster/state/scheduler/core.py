@@ -1,0 +1,145 @@
+"""The data of the scheduler machine, and the few steps that every part of it shares."""
+
+from __future__ import annotations
+
+from hpccluster.protocol.messages import (
+    AddFunctions,
+    DataLocation,
+    FunctionBody,
+    RunTask,
+    RunTasks,
+    TaskErrorBody,
+    TasksFinished,
+    TasksStored,
+)
+from hpccluster.state.scheduler.actions import Outbox
+from hpccluster.state.scheduler.records import (
+    ClientRecord,
+    FunctionRecord,
+    ReadyGroup,
+    TaskRecord,
+    TaskState,
+    WorkerRecord,
+)
+
+HELD = "hold"
+"""The name of the holder of last resort: the scheduler's own process."""
+
+
+class Core:
+    """All that the scheduler knows. Changed by the functions of this folder only."""
+
+    def __init__(self, *, allowed_deaths: int, address: str) -> None:
+        self.allowed_deaths = allowed_deaths
+        self.tasks: dict[int, TaskRecord] = {}
+        self.keys: dict[str, TaskRecord] = {}
+        self.functions: dict[bytes, FunctionRecord] = {}
+        self.clients: dict[str, ClientRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.nannies: set[str] = set()
+        self.groups: dict[tuple[int, str, object], ReadyGroup] = {}
+        """Ready tasks by (-priority, client, constraints)."""
+        self.ready = 0
+        """How many tasks are READY."""
+        self.unfinished = 0
+        """How many are WAITING, READY, ASSIGNED or PLACING."""
+        self.open: dict[str, WorkerRecord] = {}
+        """Workers that can be given more."""
+        self.retirees: dict[str, WorkerRecord] = {}
+        """Workers on their way home."""
+        self.unplaced: list[tuple[TaskRecord, ClientRecord, int, list[str]]] = []
+        """Scattered data that waits for a worker."""
+        self.next_task = 1
+        self.next_function = 1
+        self.turn = 0
+        """Rotates the clients of one priority."""
+        self.now = 0.0
+        self.out = Outbox()
+        self._finished: dict[str, TasksFinished] = {}
+        self._stored: dict[str, TasksStored] = {}
+        self._runs: dict[str, list[RunTask]] = {}
+        self._bodies: dict[str, list[FunctionBody]] = {}
+        self.holder = WorkerRecord(HELD, address=address, threads=1, memory=0, job="", host="", pid=0)
+        """Stands for the scheduler's own process where it holds data of last resort."""
+
+    # ------------------------------------------------------------------------------------------------ the outbox
+
+    def tell_finished(self, task: TaskRecord) -> None:
+        """Tell every client that wants it that the task's result is there."""
+        if task.payload is not None:
+            for client, future in task.wanted:
+                finished = self._finished.get(client.name)
+                if finished is None:
+                    self._finished[client.name] = TasksFinished([future], [task.payload])
+                else:
+                    finished.futures.append(future)
+                    finished.payloads.append(task.payload)
+        else:
+            for client, future in task.wanted:
+                stored = self._stored.setdefault(client.name, TasksStored([], []))
+                stored.futures.append(future)
+                stored.sizes.append(task.size)
+        if task.locators:
+            for client, future in task.locators:
+                self.tell_location(client, future, task)
+            task.locators = None
+
+    def tell_location(self, client: ClientRecord, future: int, task: TaskRecord) -> None:
+        """Tell a client where a result is."""
+        holders = [worker.address for worker in task.holders or ()]
+        if holders and self.holder.address and self.holder.address not in holders:
+            holders.append(self.holder.address)  # the scheduler relays where a holder cannot be reached
+        self.out.send(client.name, DataLocation(future, task.id, task.size, holders, task.payload))
+
+    def run(self, worker: WorkerRecord, message: RunTask, function: FunctionRecord) -> None:
+        """Put a task into the worker's next `RunTasks`, its function before it."""
+        if function.number not in worker.function_numbers:
+            worker.function_numbers.add(function.number)
+            self._bodies.setdefault(worker.name, []).append(
+                FunctionBody(function.number, function.name, function.body, function.paths)
+            )
+        box = self._runs.get(worker.name)
+        if box is None:
+            self._runs[worker.name] = [message]
+        else:
+            box.append(message)
+
+    def take_outbox(self) -> Outbox:
+        """What has gathered since the last time."""
+        out = self.out
+        for name, finished in self._finished.items():
+            out.send(name, finished)
+        for name, stored in self._stored.items():
+            out.send(name, stored)
+        for name, bodies in self._bodies.items():
+            out.send(name, AddFunctions(bodies))
+        for name, runs in self._runs.items():
+            out.send(name, RunTasks(runs))
+        self._finished, self._stored, self._runs, self._bodies = {}, {}, {}, {}
+        self.out = Outbox()
+        return out
+
+    # ----------------------------------------------------------------------------------------------- ready tasks
+
+    def group_of(self, client: ClientRecord, options: object, template: ReadyGroup) -> ReadyGroup:
+        """The group of that client and options; ``template`` is used if there is none yet."""
+        return self.groups.setdefault((-template.priority, client.name, options), template)
+
+    def enqueue(self, task: TaskRecord, *, first: bool) -> None:
+        """The task is ready: before (``first``) or behind its group's others.
+
+        A task whose inputs are done, or that runs again, goes first: it frees memory, and it is older.
+        """
+        group = task.group
+        assert group is not None
+        task.state = TaskState.READY
+        self.ready += 1
+        if first:
+            group.tasks.appendleft(task)
+        else:
+            group.tasks.append(task)
+
+
+def task_error(kind: str, text: str, **details: str | float | bool | None) -> TaskErrorBody:
+    """An error of ours about a task; ``kind`` is the name of a class of `hpccluster.errors`."""
+    return TaskErrorBody(kind, kind, text, "", b"", details)

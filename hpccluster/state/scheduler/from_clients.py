@@ -1,0 +1,272 @@
+"""What the machine does with the messages of clients."""
+
+from __future__ import annotations
+
+from hpccluster.protocol.messages import (
+    CancelFutures,
+    DataPlaced,
+    DataPlacement,
+    DefineFunction,
+    LocateData,
+    PlaceData,
+    PutData,
+    ReleaseFutures,
+    SubmitTasks,
+    TaskErred,
+    TaskOptions,
+    TasksCancelled,
+)
+from hpccluster.state.scheduler.core import Core, task_error
+from hpccluster.state.scheduler.records import (
+    UNFINISHED,
+    ClientRecord,
+    FunctionRecord,
+    ReadyGroup,
+    TaskRecord,
+    TaskState,
+)
+from hpccluster.state.scheduler.transitions import (
+    begin,
+    cancel,
+    fail,
+    lose_data,
+    release,
+    tell_error,
+)
+
+MANY = 1 << 44
+"""More tasks than any scheduler numbers: the step between two priorities in a task's order."""
+
+
+def define(core: Core, client: ClientRecord, message: DefineFunction) -> None:
+    """A function that the client's tasks will name."""
+    function = core.functions.get(message.id)
+    if function is None:
+        function = FunctionRecord(core.next_function, message.id, message.name, message.body, client.paths)
+        core.next_function += 1
+        core.functions[message.id] = function
+    function.clients.add(client)
+    client.functions.add(function)
+
+
+def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
+    """New tasks of one function."""
+    function = core.functions.get(message.function)
+    futures = range(message.first, message.first + len(message.arguments))
+    if function is None:
+        error = task_error("RemoteProtocolError", "the tasks name a function that was never sent")
+        core.out.send(client.name, TaskErred(list(futures), error))
+        return
+    options = message.options
+    constraints = _constraints(options)
+    group = core.group_of(client, constraints, ReadyGroup(client, options))
+    known = client.futures
+    order = -options.priority * MANY
+    plain = not message.dependencies and not message.keys
+    if plain:
+        number = core.next_task
+        for future, arguments in zip(futures, message.arguments, strict=True):
+            task = TaskRecord(number, function, arguments, group)
+            task.order = order + number
+            task.retries = options.retries
+            task.wanted.append((client, future))
+            task.state = TaskState.READY
+            core.tasks[number] = task
+            known[future] = task
+            group.tasks.append(task)
+            number += 1
+        count = number - core.next_task
+        core.next_task = number
+        function.tasks += count
+        core.ready += count
+        core.unfinished += count
+        return
+    for index, future in enumerate(futures):
+        needs = message.dependencies[index] if message.dependencies else []
+        key = message.keys[index] if message.keys else ""
+        shared = core.keys.get(key) if key else None
+        if shared is not None:
+            _share(core, client, future, shared)
+            continue
+        task = TaskRecord(core.next_task, function, message.arguments[index], group)
+        core.next_task += 1
+        function.tasks += 1
+        task.order = order + task.id
+        task.retries = options.retries
+        task.key = key
+        task.wanted.append((client, future))
+        core.tasks[task.id] = task
+        known[future] = task
+        if key:
+            core.keys[key] = task
+        _submit_one(core, client, task, needs)
+
+
+def _submit_one(core: Core, client: ClientRecord, task: TaskRecord, needs: list[int]) -> None:
+    inputs = [client.futures.get(future) for future in needs]
+    found = tuple(record for record in inputs if record is not None)
+    if len(found) < len(inputs):
+        core.unfinished += 1
+        task.dependencies = ()
+        fail(core, task, task_error("DependencyFailed", "an input of the task was cancelled or released"))
+        return
+    task.dependencies = found
+    for needed in found:
+        if needed.dependants is None:
+            needed.dependants = {task}
+        else:
+            needed.dependants.add(task)
+    begin(core, task)
+
+
+def _constraints(options: TaskOptions) -> object:
+    if not options.workers and not options.resources:
+        return None
+    return tuple(options.workers), options.allow_other_workers, tuple(sorted(options.resources.items()))
+
+
+def _share(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> None:
+    """One more future for a task that exists."""
+    client.futures[future] = task
+    task.wanted.append((client, future))
+    if task.state is TaskState.RELEASED:
+        task.attempt += 1
+        begin(core, task, again=True)
+    elif task.state in (TaskState.FINISHED, TaskState.STORED):
+        others, task.wanted = task.wanted, [(client, future)]
+        locators, task.locators = task.locators, None
+        core.tell_finished(task)
+        task.wanted, task.locators = others, locators
+    elif task.state is TaskState.ERRED:
+        assert task.error is not None
+        core.out.send(client.name, TaskErred([future], task.error))
+
+
+def put(core: Core, client: ClientRecord, message: PutData) -> None:
+    """Small data that the scheduler keeps itself."""
+    for future, payload in enumerate(message.payloads, start=message.first):
+        task = _data_record(core, client, future)
+        task.state = TaskState.FINISHED
+        task.payload = payload
+        task.size = len(payload)
+
+
+def _data_record(core: Core, client: ClientRecord, future: int) -> TaskRecord:
+    task = TaskRecord(core.next_task, None, b"", None)
+    core.next_task += 1
+    core.tasks[task.id] = task
+    task.wanted.append((client, future))
+    client.futures[future] = task
+    return task
+
+
+def place_data(core: Core, client: ClientRecord, message: PlaceData) -> None:
+    """Large data is about to come: say to which worker."""
+    task = client.futures.get(message.future)
+    if task is None:
+        task = _data_record(core, client, message.future)
+        task.state = TaskState.PLACING
+        task.size = message.size
+        core.unfinished += 1
+    if task.state is TaskState.PLACING:
+        core.unplaced.append((task, client, message.future, message.workers))
+        place_unplaced(core)
+
+
+def place_unplaced(core: Core) -> None:
+    """Name a worker for each data that waits for one: the one that holds least."""
+    waiting, core.unplaced = core.unplaced, []
+    for entry in waiting:
+        task, client, future, wishes = entry
+        if task.state is not TaskState.PLACING:
+            continue
+        candidates = [w for w in core.workers.values() if not w.retiring]
+        if wishes:
+            candidates = [w for w in candidates if w.name in wishes or w.address in wishes or w.host in wishes]
+        if not candidates:
+            core.unplaced.append(entry)
+            continue
+        worker = min(candidates, key=lambda w: w.stored)
+        worker.stored += task.size
+        core.out.send(client.name, DataPlacement(future, task.id, worker.address))
+
+
+def data_placed(core: Core, client: ClientRecord, message: DataPlaced) -> None:
+    """The client could not push its data (a success is reported by the worker): name another worker."""
+    task = client.futures.get(message.future)
+    if task is not None and task.state is TaskState.PLACING and not message.address:
+        core.unplaced.append((task, client, message.future, []))
+        place_unplaced(core)
+
+
+def release_futures(core: Core, client: ClientRecord, message: ReleaseFutures) -> None:
+    """The client has dropped these futures."""
+    for future in message.futures:
+        task = client.futures.pop(future, None)
+        if task is not None:
+            unwant(core, client, future, task)
+
+
+def unwant(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> None:
+    """One future less for the task."""
+    wanted = task.wanted
+    if len(wanted) == 1 and wanted[0][1] == future and wanted[0][0] is client:
+        wanted.clear()
+    else:
+        task.wanted = [pair for pair in wanted if pair != (client, future)]
+    if task.locators:
+        task.locators = [pair for pair in task.locators if pair != (client, future)] or None
+    if not task.wanted and not task.consumers:
+        release(core, task)
+
+
+def cancel_futures(core: Core, client: ClientRecord, message: CancelFutures) -> None:
+    """Cancel tasks, unless other clients want them, too: then this client's futures end alone."""
+    gone: list[int] = []
+    for future in message.futures:
+        task = client.futures.get(future)
+        if task is None:
+            continue
+        if task.state <= UNFINISHED and all(owner is client for owner, _ in task.wanted):
+            cancel(core, task)
+        else:
+            del client.futures[future]
+            gone.append(future)
+            unwant(core, client, future, task)
+    if gone:
+        core.out.send(client.name, TasksCancelled(gone))
+
+
+def locate(core: Core, client: ClientRecord, message: LocateData) -> None:
+    """Where is a result? At once if it is somewhere; else as soon as it is."""
+    task = client.futures.get(message.future)
+    if task is None:
+        core.out.send(client.name, TasksCancelled([message.future]))
+        return
+    if message.failed and task.holders:
+        for holder in [h for h in task.holders if h.address in message.failed]:
+            lose_data(core, task, holder)
+    if task.state in (TaskState.FINISHED, TaskState.STORED):
+        core.tell_location(client, message.future, task)
+        return
+    task.locators = [*(task.locators or ()), (client, message.future)]
+    if task.state is TaskState.ERRED:
+        wanted, task.wanted = task.wanted, []
+        tell_error(core, task)
+        task.wanted = wanted
+
+
+def client_left(core: Core, client: ClientRecord) -> None:
+    """Everything that only this client wanted goes."""
+    futures = list(client.futures.items())
+    client.futures.clear()
+    for future, task in futures:
+        unwant(core, client, future, task)
+    for function in client.functions:
+        function.clients.discard(client)
+        if not function.tasks and not function.clients:
+            core.functions.pop(function.id, None)
+    core.unplaced = [entry for entry in core.unplaced if entry[1] is not client]
+    for key in [key for key in core.groups if key[1] == client.name]:
+        if not any(task.state is TaskState.READY for task in core.groups[key].tasks):
+            del core.groups[key]

@@ -1,0 +1,208 @@
+"""What the machine does with the messages of workers and nannies, and with their coming and going."""
+
+from __future__ import annotations
+
+from hpccluster.protocol.messages import (
+    CancelTasks,
+    DataStored,
+    FetchesFailed,
+    FreeData,
+    Hello,
+    InputsMissing,
+    ReplicasAdded,
+    TaskFailed,
+    TasksDone,
+    TasksReturned,
+    WorkerExited,
+)
+from hpccluster.state.scheduler.core import Core, task_error
+from hpccluster.state.scheduler.from_clients import place_unplaced
+from hpccluster.state.scheduler.records import UNFINISHED, FunctionRecord, TaskRecord, TaskState, WorkerRecord
+from hpccluster.state.scheduler.transitions import (
+    complete,
+    fail,
+    lose_data,
+    rerun,
+)
+from hpccluster.units import format_bytes
+
+
+def worker_joined(core: Core, name: str, hello: Hello) -> None:
+    """A worker is there."""
+    worker = WorkerRecord(
+        name,
+        address=hello.address,
+        threads=hello.threads,
+        memory=hello.memory,
+        job=hello.job,
+        host=hello.host,
+        pid=hello.pid,
+    )
+    worker.resources = dict(hello.resources)
+    worker.progress = core.now
+    core.workers[name] = worker
+    core.open[name] = worker
+    place_unplaced(core)
+
+
+def worker_left(core: Core, worker: WorkerRecord) -> None:
+    """A worker is gone: what it had goes back, what only it held is computed again if somebody needs it.
+
+    Nothing is blamed here: the nanny's testimony (`worker_exited`) names the tasks that were running.
+    """
+    del core.workers[worker.name]
+    core.open.pop(worker.name, None)
+    core.retirees.pop(worker.name, None)
+    worker.retiring = True  # so that nothing puts it back among the open ones
+    for task in reversed(list(worker.in_flight.values())):  # each goes to the front: the oldest comes out first
+        rerun(core, task)
+    for task in sorted(worker.holds, key=lambda record: record.id):
+        lose_data(core, task, worker)
+    for other in core.workers.values():
+        for task_id in [t for t, target in other.handover.items() if target is worker]:
+            del other.handover[task_id]
+
+
+def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
+    """Results, and what they teach about durations."""
+    tasks, payloads, sizes, durations = message.tasks, message.payloads, message.sizes, message.durations
+    in_flight = worker.in_flight
+    function: FunctionRecord | None = None
+    total, count = 0.0, 0
+    for index, number in enumerate(tasks):
+        task = in_flight.get(number)
+        if task is None or task.attempt != message.attempts[index]:
+            if payloads[index] is None:
+                _unasked_data(core, worker, number)
+            continue
+        if task.function is not function:
+            if function is not None:
+                function.learn(total / count, count)
+            function, total, count = task.function, 0.0, 0
+        total += durations[index]
+        count += 1
+        payload = payloads[index]
+        complete(core, task, payload=payload, size=sizes[index], holder=None if payload is not None else worker)
+    if function is not None:
+        function.learn(total / count, count)
+    worker.progress = core.now
+
+
+def _unasked_data(core: Core, worker: WorkerRecord, number: int) -> None:
+    """The worker holds a result that was computed for an old attempt: as good as a copy, or useless."""
+    task = core.tasks.get(number)
+    if task is not None and task.state is TaskState.STORED and task.holders is not None:
+        task.holders.add(worker)
+        worker.holds.add(task)
+    else:
+        core.out.send(worker.name, FreeData([number]))
+
+
+def task_failed(core: Core, worker: WorkerRecord, message: TaskFailed) -> None:
+    """The user's function raised: once more if it may, else the error is the result."""
+    task = worker.in_flight.get(message.task)
+    worker.progress = core.now
+    if task is None or task.attempt != message.attempt:
+        return
+    if message.retriable and task.retries > 0:
+        task.retries -= 1
+        rerun(core, task)
+    else:
+        fail(core, task, message.error)
+
+
+def tasks_returned(core: Core, worker: WorkerRecord, message: TasksReturned) -> None:
+    """Tasks that never started: anybody may have them."""
+    for number, attempt in reversed(list(zip(message.tasks, message.attempts, strict=False))):
+        task = worker.in_flight.get(number)
+        if task is not None and task.attempt == attempt:
+            rerun(core, task)
+
+
+def inputs_missing(core: Core, worker: WorkerRecord, message: InputsMissing) -> None:
+    """A task could not start since its inputs were nowhere to be had."""
+    _not_there(core, message.missing, message.addresses)
+    task = worker.in_flight.get(message.task)
+    worker.progress = core.now
+    if task is not None and task.attempt == message.attempt:
+        rerun(core, task)
+
+
+def fetches_failed(core: Core, worker: WorkerRecord, message: FetchesFailed) -> None:
+    """Copies that were asked of this worker could not be made."""
+    _not_there(core, message.tasks, message.addresses)
+    for retiring in core.workers.values():
+        for number in message.tasks:
+            if retiring.handover.get(number) is worker:
+                del retiring.handover[number]
+
+
+def _not_there(core: Core, tasks: list[int], addresses: list[str]) -> None:
+    by_address = {w.address: w for w in core.workers.values()}
+    for number, address in zip(tasks, addresses, strict=False):
+        task, holder = core.tasks.get(number), by_address.get(address)
+        if task is not None and holder is not None and task.holders and holder in task.holders:
+            holder.handover.pop(number, None)
+            lose_data(core, task, holder)
+
+
+def replicas_added(core: Core, worker: WorkerRecord, message: ReplicasAdded) -> None:
+    """The worker holds these results, too."""
+    for number in message.tasks:
+        task = core.tasks.get(number)
+        if task is not None and task.state is TaskState.STORED and task.holders is not None:
+            task.holders.add(worker)
+            worker.holds.add(task)
+        else:
+            core.out.send(worker.name, FreeData([number]))
+
+
+def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
+    """A client's data has arrived at the worker."""
+    task = core.tasks.get(message.task)
+    if task is not None and task.state is TaskState.PLACING:
+        complete(core, task, payload=None, size=message.size, holder=worker)
+    elif task is not None and task.state is TaskState.STORED and task.holders is not None:
+        task.holders.add(worker)
+        worker.holds.add(task)
+    else:
+        core.out.send(worker.name, FreeData([message.task]))
+
+
+def worker_exited(core: Core, message: WorkerExited) -> None:
+    """A nanny's testimony: a task that ran in a worker that crashed is blamed, and fails when it is blamed too often."""
+    if message.expected:
+        return
+    for number, attempt in message.running:
+        task = core.tasks.get(number)
+        if task is None or task.state > UNFINISHED or task.function is None or task.blamed >= attempt:
+            continue
+        task.blamed = attempt
+        task.deaths += 1
+        if task.deaths > core.allowed_deaths:
+            _too_deadly(core, task, message)
+
+
+def _too_deadly(core: Core, task: TaskRecord, message: WorkerExited) -> None:
+    how = f"signal {message.signal}" if message.signal else f"exit code {message.exit_code}"
+    assert task.function is not None
+    text = (
+        f"{task.function.name} was running in {task.deaths} workers when they died; the last was {message.worker} "
+        f"({how}, peak memory {format_bytes(message.peak_memory)})"
+    )
+    if message.log_tail.strip():
+        last = message.log_tail.strip().splitlines()[-5:]
+        text += "\nits last output:\n" + "\n".join(f"  | {line}" for line in last)
+    error = task_error(
+        "WorkerDied",
+        text,
+        worker=message.worker,
+        exit_code=message.exit_code,
+        signal=message.signal,
+        peak_memory=message.peak_memory,
+        deaths=task.deaths,
+    )
+    if task.worker is not None:  # already handed out again
+        core.out.send(task.worker.name, CancelTasks([task.id], [task.attempt]))
+    task.attempt += 1
+    fail(core, task, error)

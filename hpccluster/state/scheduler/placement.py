@@ -1,0 +1,206 @@
+"""Which worker gets which ready task.
+
+Every worker is kept supplied with about `WINDOW` seconds of work: enough that it never waits for the next message, and
+little enough that work can still go to whoever is idle. A function that has never run counts as long, so that its first
+tasks are spread one per thread; the window opens when its duration is known. What waits behind something slow is taken
+back on the next tick (`rebalance`).
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heapreplace
+
+from hpccluster.protocol.messages import Dependency, RunTask, TakeBack, TaskOptions
+from hpccluster.state.scheduler.core import Core
+from hpccluster.state.scheduler.records import ReadyGroup, TaskRecord, TaskState, WorkerRecord
+
+WINDOW = 0.1
+"""Seconds of work in flight per thread."""
+MOST_IN_FLIGHT = 2000
+"""Tasks in flight per worker, however short."""
+BANDWIDTH = 500e6
+"""Bytes per second that a transfer between workers is assumed to reach."""
+TURN = 256
+"""Tasks that one client gets placed before the next one's turn."""
+
+_NO_DEPENDENCIES: list[Dependency] = []
+_Heap = list[tuple[float, int, WorkerRecord]]
+
+
+def load(core: Core, worker: WorkerRecord) -> float:
+    """Expected seconds until a new task would start, per thread. A worker that makes no progress counts as loaded."""
+    if len(worker.in_flight) < worker.threads:
+        return worker.occupancy * 1e-3 / worker.threads
+    return worker.occupancy / worker.threads + (core.now - worker.progress)
+
+
+def has_room(core: Core, worker: WorkerRecord, expected: float) -> bool:
+    """Whether the worker should be given a task of that expected duration now."""
+    in_flight = len(worker.in_flight)
+    if in_flight < worker.threads:
+        return True
+    return (
+        in_flight < MOST_IN_FLIGHT
+        and worker.occupancy + expected <= WINDOW * worker.threads
+        and core.now - worker.progress < WINDOW
+    )
+
+
+def place(core: Core) -> None:
+    """Give ready tasks to workers with room: highest priority first, clients of one priority in turns."""
+    if not core.ready or not core.open:
+        return
+    heap: _Heap = [(load(core, w), number, w) for number, w in enumerate(core.open.values())]
+    heapify(heap)
+    levels: dict[int, list[ReadyGroup]] = {}
+    for key, group in list(core.groups.items()):
+        if group.tasks:
+            levels.setdefault(key[0], []).append(group)
+        else:
+            del core.groups[key]
+    for _, groups in sorted(levels.items()):
+        core.turn += 1
+        start = core.turn % len(groups)
+        active = groups[start:] + groups[:start]
+        while active and heap:
+            active = [group for group in active if _place_some(core, group, heap)]
+
+
+def _place_some(core: Core, group: ReadyGroup, heap: _Heap) -> bool:
+    """Place up to `TURN` tasks of the group; false when no more can be placed now."""
+    tasks = group.tasks
+    ready = TaskState.READY
+    for _ in range(TURN):
+        if not tasks:
+            return False
+        task = tasks.popleft()
+        if task.state is not ready or task.group is not group:
+            continue
+        if group.constrained or task.dependencies:
+            worker = _choose(core, task, heap)
+            if worker is None:
+                tasks.appendleft(task)
+                return False
+            assign(core, task, worker)
+            if heap and heap[0][2] is worker:
+                heapreplace(heap, (load(core, worker), heap[0][1], worker))
+            continue
+        expected = task.function.expected if task.function is not None else 0.0
+        while heap:
+            _, number, worker = heap[0]
+            if has_room(core, worker, expected):
+                break
+            _drop_first(core, heap)
+        else:
+            tasks.appendleft(task)
+            return False
+        assign(core, task, worker)
+        heapreplace(heap, (load(core, worker), number, worker))
+    return True
+
+
+def _drop_first(core: Core, heap: _Heap) -> None:
+    """The worker at the top has no room. It is looked at again when something of its changes."""
+    worker = heap[0][2]
+    last = heap.pop()
+    if heap:
+        heapreplace(heap, last)
+    if len(worker.in_flight) >= worker.threads:
+        core.open.pop(worker.name, None)
+
+
+def _choose(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
+    """The worker on which the task would start first, its inputs' transfers included."""
+    group = task.group
+    assert group is not None
+    assert task.function is not None
+    expected = task.function.expected
+    candidates: list[WorkerRecord] = []
+    if group.constrained:
+        candidates = [w for w in allowed_workers(core, group.options) if not w.retiring and fits(w, group.options)]
+    else:
+        while heap and not has_room(core, heap[0][2], expected):
+            _drop_first(core, heap)
+        if heap:
+            candidates.append(heap[0][2])
+        for needed in task.dependencies:
+            candidates += [w for w in needed.holders or () if not w.retiring and w is not core.holder]
+    best: WorkerRecord | None = None
+    best_cost = 0.0
+    dearest = max((needed.size for needed in task.dependencies if needed.holders), default=0) / BANDWIDTH
+    for worker in candidates:
+        if not has_room(core, worker, expected) and (group.constrained or load(core, worker) > dearest):
+            continue
+        missing = sum(needed.size for needed in task.dependencies if needed.holders and worker not in needed.holders)
+        cost = missing / BANDWIDTH + load(core, worker)
+        if best is None or cost < best_cost:
+            best, best_cost = worker, cost
+    return best
+
+
+def allowed_workers(core: Core, options: TaskOptions) -> list[WorkerRecord]:
+    """The workers that options name (by name, address, host or job); all where nothing is named, or need not be kept."""
+    if not options.workers:
+        return list(core.workers.values())
+    named = [
+        w for w in core.workers.values() if any(wish in (w.name, w.address, w.host, w.job) for wish in options.workers)
+    ]
+    return list(core.workers.values()) if not named and options.allow_other_workers else named
+
+
+def fits(worker: WorkerRecord, options: TaskOptions) -> bool:
+    """Whether the worker has the resources free that the options ask for."""
+    return all(
+        worker.resources.get(name, 0) - worker.used.get(name, 0) >= amount for name, amount in options.resources.items()
+    )
+
+
+def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
+    """Hand the task out."""
+    function = task.function
+    assert function is not None
+    core.ready -= 1
+    task.state = TaskState.ASSIGNED
+    task.worker = worker
+    task.expected = function.expected
+    if not worker.in_flight:
+        worker.progress = core.now
+    worker.in_flight[task.id] = task
+    worker.occupancy += task.expected
+    if task.group is not None and task.group.options.resources:
+        for name, amount in task.group.options.resources.items():
+            worker.used[name] = worker.used.get(name, 0) + amount
+    dependencies = _NO_DEPENDENCIES
+    if task.dependencies:
+        dependencies = [describe(needed) for needed in task.dependencies]
+    message = RunTask(task.id, task.attempt, function.number, task.arguments, dependencies, task.order)
+    core.run(worker, message, function)
+
+
+def describe(task: TaskRecord) -> Dependency:
+    """A task's result as an input of another."""
+    if task.payload is not None:
+        return Dependency(task.id, task.payload, task.size, [])
+    return Dependency(task.id, None, task.size, [holder.address for holder in task.holders or ()])
+
+
+def rebalance(core: Core) -> None:
+    """Take back what waits behind something slow while others are idle."""
+    if core.ready:
+        return
+    idle = sum(max(0, w.threads - len(w.in_flight)) for w in core.workers.values() if not w.retiring)
+    if not idle:
+        return
+    behind = [
+        w
+        for w in core.workers.values()
+        if len(w.in_flight) > w.threads and (w.occupancy > WINDOW / 2 or core.now - w.progress > WINDOW / 2)
+    ]
+    for worker in sorted(behind, key=lambda w: -(w.occupancy + core.now - w.progress)):
+        surplus = len(worker.in_flight) - worker.threads
+        stuck = core.now - worker.progress > WINDOW / 2
+        count = surplus if stuck else min(surplus, max(idle, surplus // 2))
+        waiting = list(worker.in_flight.values())[-count:]
+        worker_tasks = [task for task in waiting if not (task.group and task.group.constrained)]
+        if worker_tasks:
+            core.out.send(worker.name, TakeBack([t.id for t in worker_tasks], [t.attempt for t in worker_tasks]))

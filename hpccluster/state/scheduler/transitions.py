@@ -1,0 +1,313 @@
+"""The steps of a task's life. Each function leaves every invariant true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpccluster.protocol.messages import CancelTasks, FreeData, TaskErred, TaskErrorBody, TasksCancelled
+from hpccluster.state.scheduler.actions import DropHeld
+from hpccluster.state.scheduler.core import Core, task_error
+from hpccluster.state.scheduler.records import (
+    NO_TASKS,
+    UNFINISHED,
+    TaskRecord,
+    TaskState,
+    WorkerRecord,
+)
+
+AVAILABLE = (TaskState.FINISHED, TaskState.STORED)
+
+
+# ------------------------------------------------------------------------------------------------------ towards a run
+
+
+def begin(core: Core, task: TaskRecord, *, again: bool = False) -> None:
+    """Start (or start again) the wait for the task's inputs; ready at once if all are there.
+
+    The task is in no state that counts as unfinished when this is called. Inputs that were dropped are computed again,
+    and theirs: without recursion, since such a chain may be long.
+    """
+    core.unfinished += 1
+    task.state = TaskState.WAITING
+    begun = [task]
+    for begins in begun:
+        for needed in distinct(begins.dependencies):
+            needed.consumers += 1
+            if needed.state is TaskState.RELEASED:
+                core.unfinished += 1
+                needed.state = TaskState.WAITING
+                needed.attempt += 1
+                begun.append(needed)
+    for begins in begun:
+        if begins.state is not TaskState.WAITING:
+            continue  # one that failed below has taken it along
+        begins.waiting = 0
+        for needed in distinct(begins.dependencies):
+            if needed.state is TaskState.ERRED:
+                assert needed.error is not None
+                fail(core, begins, needed.error)
+                break
+            if needed.state not in AVAILABLE:
+                begins.waiting += 1
+        else:
+            if not begins.waiting:
+                core.enqueue(begins, first=again or begins is not task)
+
+
+def distinct(dependencies: tuple[TaskRecord, ...]) -> Iterable[TaskRecord]:
+    """Each input once, in order."""
+    return dependencies if len(dependencies) < 2 else dict.fromkeys(dependencies)
+
+
+def unassign(core: Core, task: TaskRecord) -> WorkerRecord:
+    """The worker has the task no longer."""
+    worker = task.worker
+    assert worker is not None
+    task.worker = None
+    del worker.in_flight[task.id]
+    worker.occupancy = worker.occupancy - task.expected if worker.in_flight else 0.0
+    if task.group is not None and task.group.options.resources:
+        for name, amount in task.group.options.resources.items():
+            worker.used[name] -= amount
+    if not worker.retiring:
+        core.open[worker.name] = worker
+    return worker
+
+
+def rerun(core: Core, task: TaskRecord) -> None:
+    """An assigned task goes back: a new attempt, so that whatever still comes from the old one is dropped."""
+    unassign(core, task)
+    task.attempt += 1
+    task.waiting = sum(needed.state not in AVAILABLE for needed in distinct(task.dependencies))
+    if task.waiting:
+        task.state = TaskState.WAITING
+    else:
+        core.enqueue(task, first=True)
+
+
+# ------------------------------------------------------------------------------------------------------ towards an end
+
+
+def leave_unfinished(core: Core, task: TaskRecord) -> None:
+    """Take the task out of whatever unfinished state it is in."""
+    if task.state is TaskState.READY:
+        core.ready -= 1
+    elif task.state is TaskState.ASSIGNED:
+        unassign(core, task)
+    core.unfinished -= 1
+
+
+def complete(core: Core, task: TaskRecord, *, payload: bytes | None, size: int, holder: WorkerRecord | None) -> None:
+    """The task has a result: here (``payload``) or with ``holder``."""
+    leave_unfinished(core, task)
+    task.size = size
+    if payload is not None:
+        task.state = TaskState.FINISHED
+        task.payload = payload
+    else:
+        assert holder is not None
+        task.state = TaskState.STORED
+        task.holders = {holder}
+        holder.holds.add(task)
+    core.tell_finished(task)
+    if task.dependencies:
+        consumed(core, task, forget=payload is not None)
+    if payload is not None:
+        task.arguments = b""  # it never runs again
+    if task.dependants:
+        available(core, task)
+    if not task.wanted and not task.consumers:
+        release(core, task)
+
+
+def available(core: Core, task: TaskRecord) -> None:
+    """The result of the task can be had: whoever waited for it may be ready."""
+    for dependant in sorted(task.dependants or (), key=lambda record: record.id):
+        if dependant.state is TaskState.WAITING and dependant.waiting:
+            dependant.waiting -= 1
+            if not dependant.waiting:
+                core.enqueue(dependant, first=True)
+
+
+def consumed(core: Core, task: TaskRecord, *, forget: bool) -> None:
+    """The task needs its inputs no longer; with ``forget`` it will never need them again."""
+    dependencies = task.dependencies
+    for needed in distinct(dependencies):
+        needed.consumers -= 1
+    if forget:
+        drop_dependencies(task)
+    for needed in distinct(dependencies):
+        if not needed.consumers and not needed.wanted:
+            release(core, needed)
+
+
+def drop_dependencies(task: TaskRecord) -> None:
+    """Cut the task from its inputs."""
+    for needed in distinct(task.dependencies):
+        assert needed.dependants is not None
+        needed.dependants.discard(task)
+    task.dependencies = NO_TASKS
+
+
+def fail(core: Core, task: TaskRecord, error: TaskErrorBody) -> None:
+    """The task has failed for good, and with it all that needs its result."""
+    failing = [task]
+    while failing:
+        failed = failing.pop()
+        if failed.state > UNFINISHED:
+            continue
+        if failed is not task and failed.worker is not None:
+            core.out.send(failed.worker.name, CancelTasks([failed.id], [failed.attempt]))
+        leave_unfinished(core, failed)
+        failed.state = TaskState.ERRED
+        failed.error = error
+        failed.arguments = b""
+        tell_error(core, failed)
+        failing.extend(d for d in failed.dependants or () if d.state <= UNFINISHED)
+        if failed.dependencies:
+            consumed(core, failed, forget=True)
+        if not failed.wanted and not failed.consumers:
+            release(core, failed)
+
+
+def tell_error(core: Core, task: TaskRecord) -> None:
+    """Tell every client that wants it why there is no result."""
+    assert task.error is not None
+    per_client: dict[str, list[int]] = {}
+    for client, future in [*task.wanted, *(task.locators or ())]:
+        per_client.setdefault(client.name, []).append(future)
+    task.locators = None
+    for name, futures in per_client.items():
+        core.out.send(name, TaskErred(futures, task.error))
+
+
+def cancel(core: Core, task: TaskRecord) -> None:
+    """Cancel an unfinished task and all that needs it, whoever wants them."""
+    cancelled = [task]
+    text = "an input of the task was cancelled"
+    while cancelled:
+        current = cancelled.pop()
+        if current.state > UNFINISHED:
+            continue
+        per_client: dict[str, list[int]] = {}
+        for client, future in current.wanted:
+            per_client.setdefault(client.name, []).append(future)
+            client.futures.pop(future, None)
+        for name, futures in per_client.items():
+            core.out.send(name, TasksCancelled(futures))
+        current.wanted.clear()
+        withdraw(core, current)
+        cancelled.extend(d for d in current.dependants or () if d.state <= UNFINISHED)
+        current.state = TaskState.ERRED
+        current.error = task_error("DependencyFailed", text)
+        if current.dependencies:
+            consumed(core, current, forget=True)
+        if not current.consumers:
+            release(core, current)
+
+
+def withdraw(core: Core, task: TaskRecord) -> None:
+    """An unfinished task is to run no longer; its worker is told."""
+    worker, attempt = task.worker, task.attempt
+    leave_unfinished(core, task)
+    task.attempt += 1
+    if worker is not None:
+        core.out.send(worker.name, CancelTasks([task.id], [attempt]))
+
+
+# ---------------------------------------------------------------------------------------------------- nobody needs it
+
+
+def release(core: Core, task: TaskRecord) -> None:
+    """Nobody wants the task's result now: drop it, and what it alone kept alive."""
+    releasing = [task]
+    while releasing:
+        current = releasing.pop()
+        if current.wanted or current.consumers or current.state is TaskState.FORGOTTEN:
+            continue
+        unfinished = current.state <= UNFINISHED
+        if unfinished:
+            withdraw(core, current)
+        elif current.function is None and current.dependants:
+            continue  # a client's data: results made from it may need it again, and nobody can compute it
+        drop_data(core, current)
+        recoverable = current.dependants and current.function is not None and current.state is not TaskState.ERRED
+        if unfinished:
+            for needed in distinct(current.dependencies):
+                needed.consumers -= 1
+        if recoverable and current.state is not TaskState.FINISHED:
+            current.state = TaskState.RELEASED
+            releasing.extend(n for n in distinct(current.dependencies) if not n.consumers and not n.wanted)
+            continue
+        if current.dependants:
+            # somebody's stored result holds on to it, and it is small (or lost): it stays for as long
+            if unfinished:
+                current.state = TaskState.ERRED
+                current.error = current.error or task_error("ResultLost", "the data was released")
+            continue
+        dependencies = current.dependencies
+        drop_dependencies(current)
+        forget(core, current)
+        releasing.extend(n for n in distinct(dependencies) if not n.consumers and not n.wanted)
+
+
+def drop_data(core: Core, task: TaskRecord) -> None:
+    """Free the stored data of the task everywhere."""
+    if not task.holders:
+        return
+    for holder in task.holders:
+        holder.holds.discard(task)
+        if holder is core.holder:
+            core.out.actions.append(DropHeld(task.id))
+        else:
+            core.out.send(holder.name, FreeData([task.id]))
+            holder.handover.pop(task.id, None)
+    task.holders = None
+
+
+def forget(core: Core, task: TaskRecord) -> None:
+    """The record is at its end."""
+    task.state = TaskState.FORGOTTEN
+    task.payload = None
+    task.arguments = b""
+    del core.tasks[task.id]
+    if task.key and core.keys.get(task.key) is task:
+        del core.keys[task.key]
+    function = task.function
+    if function is not None:
+        function.tasks -= 1
+        if not function.tasks and not function.clients:
+            core.functions.pop(function.id, None)
+
+
+def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
+    """``holder`` has the task's data no longer. With the last holder gone, it is computed again if somebody needs it."""
+    holder.holds.discard(task)
+    if task.holders is None or task.state is not TaskState.STORED:
+        return
+    task.holders.discard(holder)
+    if task.holders:
+        return
+    task.holders = None
+    if not task.wanted and not task.consumers:
+        release(core, task)
+        return
+    for dependant in task.dependants or ():
+        if dependant.state is TaskState.READY:
+            core.ready -= 1
+            dependant.state = TaskState.WAITING
+            dependant.waiting = 1
+        elif dependant.state is TaskState.WAITING:
+            dependant.waiting += 1
+        # an assigned one comes back as `InputsMissing` if its worker cannot get the data any more
+    if task.function is None:
+        core.unfinished += 1
+        task.state = TaskState.WAITING
+        fail(
+            core,
+            task,
+            task_error("ResultLost", f"its only copy was on worker {holder.name}, which is gone", worker=holder.name),
+        )
+        return
+    task.attempt += 1
+    begin(core, task, again=True)

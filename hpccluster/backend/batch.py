@@ -1,0 +1,235 @@
+"""A backend for a batch system that is used by commands: one class over a dialect and a runner.
+
+Also what those who make jobs need: the options (`JobOptions`, `BatchOptions`, `build_options`) and `make_job_spec`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic
+
+from hpccluster.backend.base import Backend
+from hpccluster.backend.dialect import AnyOptions, Dialect
+from hpccluster.backend.options import (
+    BatchOptions,
+    JobOptions,
+    build_options,
+    job_command,
+    resources_of,
+    worker_arguments,
+)
+from hpccluster.backend.runner import CommandResult, LocalRunner, Runner
+from hpccluster.backend.template import load_template, render_template
+from hpccluster.errors import (
+    BackendError,
+    BackendUnavailable,
+    CancelFailed,
+    CommandFailed,
+    LogsUnavailable,
+    PollFailed,
+)
+from hpccluster.ids import JobId, JobName
+from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = [
+    "BatchBackend",
+    "BatchOptions",
+    "JobOptions",
+    "build_options",
+    "job_command",
+    "job_comment",
+    "log_directory",
+    "make_job_spec",
+    "resources_of",
+    "worker_arguments",
+]
+
+SUBMIT_TIMEOUT = 60.0
+QUERY_TIMEOUT = 30.0
+
+
+def job_comment(cluster_id: str) -> str:
+    """The comment of all jobs of a cluster: names the head's host, and tells clusters of the same name apart."""
+    return f"hpccluster {cluster_id[:12]} head {socket.gethostname()}"
+
+
+def log_directory(options: JobOptions, default: str) -> str:
+    """Where the output of jobs goes: the user's choice with ``~`` and ``$VARS`` expanded, or ``default``; absolute."""
+    chosen = options.log_directory
+    return os.path.abspath(default if chosen is None else os.path.expandvars(Path(chosen).expanduser()))  # noqa: PTH100
+
+
+def make_job_spec(
+    options: JobOptions,
+    *,
+    name: JobName,
+    cluster: str,
+    arguments: Sequence[str],
+    logs: str,
+    comment: str = "",
+    environment: Sequence[tuple[str, str]] = (),
+    working_directory: str = "",
+) -> JobSpec:
+    """One job of these options. ``arguments``: the engine's worker command after the interpreter; ``logs``: a directory."""
+    return JobSpec(
+        name=name,
+        cluster=cluster,
+        command=job_command(options, tuple(arguments)),
+        resources=resources_of(options),
+        walltime=options.walltime_seconds(),
+        environment=(*environment, *((key, str(value)) for key, value in options.env.items())),
+        log_path=str(Path(logs) / f"{name}.log"),
+        working_directory=working_directory,
+        comment=comment,
+    )
+
+
+class BatchBackend(Backend, Generic[AnyOptions]):
+    """Submits by standard input, polls all jobs by one command, verifies what it cancels."""
+
+    def __init__(self, options: AnyOptions, dialect: Dialect[AnyOptions], runner: Runner | None = None) -> None:
+        self.options = options
+        self.dialect = dialect
+        self.runner = LocalRunner() if runner is None else runner
+        self._has_history = True
+
+    @functools.cached_property
+    def _template(self) -> Template:
+        return load_template(self.dialect.template, self.options.template)
+
+    def render(self, spec: JobSpec) -> str:
+        context = self.dialect.context(spec, self.options)
+        return render_template(self._template, context, source=self.options.template or self.dialect.template)
+
+    async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
+        script = self.render(spec)
+        environment = self.dialect.submit_environment(self.dialect.context(spec, self.options))
+        result = await self.runner.run(
+            self.dialect.submit_command(spec, self.options),
+            stdin=script,
+            environment=environment,
+            timeout=SUBMIT_TIMEOUT,
+        )
+        if result.returncode != 0:
+            raise await self.refusal(self.dialect.submit_error(result, script, self.options))
+        try:
+            job = self.dialect.parse_submit(result)
+            self.dialect.check_id(job)
+        except ValueError as error:
+            raise CommandFailed(
+                f"{self.dialect.system} accepted a job, but its answer holds no job id: {result.stdout.strip()!r}",
+                code="HPC-SUBMIT-UNREADABLE",
+                details={"said": result.stdout.strip()},
+            ) from error
+        return job
+
+    async def refusal(self, error: BackendError) -> BackendError:
+        """The error with what the batch system can add to it (its partitions, for one). For subclasses."""
+        return error
+
+    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        if not ids:
+            return {}
+        result = await self._query(self.dialect.poll_command(ids))
+        wanted = set(ids)
+        found = {status.id: status for status in self.dialect.parse_poll(result) if status.id in wanted}
+        missing = wanted - found.keys()
+        if missing and self._has_history:
+            found |= await self._history(missing)
+        absent = {job: JobStatus(id=job, state=JobState.ABSENT) for job in wanted - found.keys()}
+        return found | absent
+
+    async def _history(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        """What the accounting knows. It is a help only: where it fails, these jobs are simply absent."""
+        command = self.dialect.history_command(ids)
+        if command is None:
+            self._has_history = False
+            return {}
+        try:
+            result = await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
+        except BackendUnavailable:
+            self._has_history = False
+            return {}
+        except CommandFailed:
+            return {}
+        told = self.dialect.parse_history(result)
+        if told is None:
+            self._has_history = False
+            return {}
+        return {status.id: status for status in told if status.id in ids}
+
+    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
+        if not names:
+            return {}
+        result = await self._query(self.dialect.find_command(names))
+        wanted = set(names)
+        return {
+            JobName(status.name): status.id
+            for status in self.dialect.parse_find(result)
+            if status.name in wanted and not status.state.is_over
+        }
+
+    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
+        for job in ids:
+            self.dialect.check_id(job)
+        if not ids:
+            return CancelReport()
+        try:
+            result = await self.runner.run(
+                self.dialect.cancel_command(ids), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
+            )
+            problem = self.dialect.cancel_problem(result)
+        except CommandFailed as error:
+            # it may have worked all the same: what counts is what the poll says
+            problem = str(error)
+        try:
+            seen = await self.poll(ids)
+        except PollFailed as error:
+            raise CancelFailed(
+                f"it is not known whether {len(ids)} jobs are cancelled: {problem or error}",
+                code="HPC-CANCEL-UNVERIFIED",
+            ) from error
+        gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
+        return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
+
+    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
+        if not log_path:
+            raise LogsUnavailable(f"it is not known where job {job} writes its output", code="HPC-LOGS-NOWHERE")
+        try:
+            return await self.runner.read_tail(log_path, tail)
+        except FileNotFoundError:
+            return await self._no_log(job, log_path)
+
+    async def _no_log(self, job: JobId, log_path: str) -> str:
+        """Empty for a job that has not started. Raises `LogsUnavailable` for one that has."""
+        try:
+            status = (await self.poll([job]))[job]
+        except PollFailed:
+            return ""
+        if status.state in (JobState.PENDING, JobState.CANCELLED, JobState.ABSENT):
+            return ""
+        raise LogsUnavailable(
+            f"job {job} is {status.state} but its output {log_path} is not there: "
+            "is that directory visible and writable on the node?",
+            code="HPC-LOGS-MISSING",
+            details={"path": log_path, "job_id": job, "node": status.node},
+        )
+
+    async def close(self) -> None:
+        await self.runner.close()
+
+    def explain(self, status: JobStatus) -> str:
+        return self.dialect.explain(status)
+
+    async def _query(self, command: Sequence[str]) -> CommandResult:
+        try:
+            return await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
+        except CommandFailed as error:
+            raise PollFailed(str(error), code=error.code, details=error.details) from error

@@ -1,0 +1,97 @@
+"""The engine `native`: this package's own scheduler and workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
+from hpccluster.runtime.scheduler import Scheduler
+from hpccluster.state.scheduler.records import WorkerRecord
+
+
+class NativeEngine(Engine):
+    """Runs tasks with our own scheduler, which lives in this process.
+
+    ``connection_file``: the path of the workers' connection file, as the nodes see it. ``worker_arguments``: more
+    arguments for ``python -m hpccluster.runtime worker``.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, connection_file: str, worker_arguments: Sequence[str] = ()) -> None:
+        self.scheduler = scheduler
+        self._connection_file = connection_file
+        self._worker_arguments = tuple(worker_arguments)
+        self._events: EngineEvents | None = None
+        self._left = asyncio.Event()
+
+    async def start(self, events: EngineEvents) -> str:
+        self._events = events
+        self.scheduler.on_worker = self._changed
+        await self.scheduler.start()
+        return self.scheduler.address
+
+    def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:
+        limit = [] if memory is None else ["--memory-limit", str(memory)]
+        return [
+            *("-m", "hpccluster.runtime", "worker"),
+            *("--connection-file", self._connection_file),
+            *("--job", job),
+            *("--nworkers", str(processes)),
+            *("--nthreads", str(threads)),
+            *limit,
+            *self._worker_arguments,
+        ]
+
+    def _changed(self, worker: WorkerRecord, reason: str | None) -> None:
+        assert self._events is not None
+        if reason is None:
+            self._events.worker_joined(_info(worker))
+            return
+        self._left.set()
+        self._left = asyncio.Event()
+        self._events.worker_left(_info(worker), reason)
+
+    async def retire(self, jobs: Sequence[str]) -> None:
+        chosen = set(jobs)
+        while names := [w.name for w in self.scheduler.state.workers.values() if w.job in chosen]:
+            left = self._left
+            self.scheduler.retire(names)
+            await left.wait()
+
+    def workers(self) -> list[WorkerInfo]:
+        return [_info(worker) for worker in self.scheduler.state.workers.values()]
+
+    def load(self) -> Load:
+        state = self.scheduler.state
+        busy = sum(worker.occupancy for worker in state.workers.values())
+        queued = sum(
+            len(group.tasks) * _mean_duration(group.tasks[0].function) for group in state.groups.values() if group.tasks
+        )
+        return Load(
+            queued=state.ready,
+            unfinished=state.unfinished,
+            expected_seconds=busy + queued,
+            idle_workers=frozenset(name for name, worker in state.workers.items() if not worker.in_flight),
+        )
+
+    async def stop(self, reason: str) -> None:
+        await self.scheduler.close(reason)
+
+
+def _mean_duration(function: object) -> float:
+    return getattr(function, "expected", 0.0)
+
+
+def _info(worker: WorkerRecord) -> WorkerInfo:
+    return WorkerInfo(
+        name=worker.name,
+        job=worker.job,
+        address=worker.address,
+        host=worker.host,
+        pid=worker.pid,
+        threads=worker.threads,
+        memory=worker.memory,
+        executing=len(worker.in_flight),
+        stored=worker.stored,
+        resident=worker.resident,
+    )

@@ -1,0 +1,47 @@
+# `make demo` and `make test` set up all that they need themselves.
+BIN := .venv/bin
+
+.PHONY: help demo test unit slurm check format bench clean
+help:
+	@echo "make demo     run a small real computation on a cluster on this machine"
+	@echo "make test     the whole test suite (as root on Debian or Ubuntu on a real Slurm, too)"
+	@echo "make unit     the tests without processes and sockets"
+	@echo "make check    format, lint, types, floors"
+	@echo "make bench    against dask and concurrent.futures, in one run"
+
+demo:
+	@tools/setup run
+	@$(BIN)/hpccluster demo
+
+test:
+	@tools/setup test
+	$(BIN)/pytest $(ARGS)
+
+unit:
+	@tools/setup test
+	$(BIN)/pytest tests/unit $(ARGS)
+
+slurm:
+	@tools/setup test
+	HPCCLUSTER_REQUIRE_SLURM=1 $(BIN)/pytest -m slurm $(ARGS)
+
+check:
+	@tools/setup test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/lint-imports
+
+format:
+	@tools/setup test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench:
+	@tools/setup test
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Submit = Callable[..., Any]
@@ -140,8 +141,8 @@ def main() -> None:
             f"{quicker:>9}"
         )
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"tasks": options.tasks, "repeats": options.repeats, "figures": figures}, file, indent=2)
+        report = {"tasks": options.tasks, "repeats": options.repeats, "figures": figures}
+        Path(options.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

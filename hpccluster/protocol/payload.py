@@ -134,7 +134,7 @@ def dump_error(error: BaseException, *, skip: int = 0) -> TaskErrorBody:
     except Exception as odd:  # noqa: BLE001 - user code: its __str__ may do anything
         text = f"<its text cannot be had: {type(odd).__name__}>"
     try:
-        lines = "".join(traceback.format_exception(type(error), error.with_traceback(trace)))
+        lines = "".join(traceback.format_exception(error.with_traceback(trace)))
     except Exception:  # noqa: BLE001 - user code, as above
         lines = f"{type(error).__name__}: {text}\n"
     try:

@@ -24,6 +24,9 @@ class Backend(ABC):
 
     credential_way: ClassVar[CredentialWay] = "shared"
 
+    runs_here: ClassVar[bool] = False
+    """Its jobs are processes of this very host: the head listens on loopback, and nothing is kept when all has ended."""
+
     poll_interval: float = 5.0
     """Seconds between polls while something can change: what this system and its admins can bear."""
 

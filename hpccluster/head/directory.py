@@ -16,7 +16,7 @@ import contextlib
 import os
 import shutil
 import socket
-import stat
+import time
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Literal
 
 import msgspec
 
+from hpccluster.comm.connection_file import private_directory
 from hpccluster.errors import ClusterError, ConfigError
 from hpccluster.ids import is_cluster_name
 
@@ -132,9 +133,11 @@ def list_records(parent: Path) -> list[HeadRecord]:
 class ClusterDirectory:
     """The directory of one cluster, held by its head."""
 
-    def __init__(self, path: Path, record: HeadRecord) -> None:
+    def __init__(self, path: Path, record: HeadRecord, *, is_fresh: bool) -> None:
         self.path = path
         self.record = record
+        self.is_fresh = is_fresh
+        """No former cluster had the name: whatever is here is ours to remove."""
 
     @classmethod
     def claim(cls, parent: Path, record: HeadRecord) -> ClusterDirectory:
@@ -142,23 +145,24 @@ class ClusterDirectory:
 
         *Success*: the directory is there, 0700, and its record is ours; what a former cluster of the name has left of its
         credentials is gone, its logs stay. *`ClusterError`*: a live cluster has the name. *`ConfigError`*: the name
-        cannot be one, or the directory cannot be used. After an error nothing has changed.
+        cannot be one, or nothing can be written. *`CredentialError`*: the directory is not ours alone. After an error
+        nothing has changed.
         """
         if not is_cluster_name(record.name):
             raise ConfigError(
                 f"name={record.name!r} cannot name a cluster: use lower-case letters, digits and inner hyphens, at most 40"
             )
         path = parent / record.name
+        is_fresh = not path.exists()
+        private_directory(path)
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_private(path)
             _take_record(path, record)
         except OSError as error:
             raise ConfigError(
-                f"the cluster's directory {path} cannot be used: {error.strerror or error}\n"
+                f"the cluster's directory {path} cannot be used: {error.strerror}\n"
                 "set state_directory= (or $HPCCLUSTER_STATE_DIRECTORY) to a directory that you can write"
             ) from error
-        directory = cls(path, record)
+        directory = cls(path, record, is_fresh=is_fresh)
         directory.remove_credentials()
         for log in (HEAD_LOG, PROGRAM_LOG):
             with contextlib.suppress(FileNotFoundError):
@@ -192,20 +196,16 @@ class ClusterDirectory:
         for file in (self.client_file, self.worker_file):
             file.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove everything. Idempotent."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def remove(self, *, reason: str) -> None:
+        """Remove everything, but what a former cluster of the name has left: then the record says how ours ended.
 
-
-def _check_private(path: Path) -> None:
-    """Refuse a directory that another user could write to, read, or has put there."""
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode):
-        raise NotADirectoryError(0, "it is not a directory (symbolic links are not followed here)")
-    if facts.st_uid != os.getuid():
-        raise PermissionError(0, f"it belongs to uid {facts.st_uid}, not to you")
-    if facts.st_mode & 0o077:
-        raise PermissionError(0, f"others can enter it (mode {facts.st_mode & 0o777:o}); chmod 700 {path}")
+        Idempotent.
+        """
+        self.remove_credentials()
+        if self.is_fresh:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self.record.state != "ended":
+            self.update(state="ended", ended=time.time(), reason=reason)
 
 
 def _write_new(path: Path, record: HeadRecord) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpccluster.errors import ClusterError, ConfigError
+from hpccluster.errors import ClusterError, ConfigError, CredentialError
 from hpccluster.head.directory import (
     ClusterDirectory,
     HeadRecord,
@@ -122,9 +122,9 @@ def test_a_directory_that_others_can_enter_or_have_put_there_is_refused(tmp_path
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "file").write_text("")
     for name in ("open", "link", "file"):
-        with pytest.raises(ConfigError, match="cannot be used"):
+        with pytest.raises(CredentialError):
             ClusterDirectory.claim(tmp_path, make_record(name))
-    with pytest.raises(ConfigError, match="state_directory="):
+    with pytest.raises(CredentialError, match="STATE_DIRECTORY"):
         ClusterDirectory.claim(tmp_path / "file" / "state", make_record())
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -140,9 +140,17 @@ def test_records_are_listed_with_what_is_over(tmp_path: Path) -> None:
     assert list_records(tmp_path / "nothing") == []
 
 
-def test_remove_is_idempotent(tmp_path: Path) -> None:
+def test_remove_leaves_nothing_but_what_was_there_before(tmp_path: Path) -> None:
     directory = ClusterDirectory.claim(tmp_path, make_record())
     for _ in range(2):
-        directory.remove_credentials()
-        directory.remove()
+        directory.remove(reason="over")
     assert list(tmp_path.iterdir()) == []
+
+    ClusterDirectory.claim(tmp_path, dead(make_record())).head_log.write_text("of yore")
+    second = ClusterDirectory.claim(tmp_path, make_record())
+    second.client_file.write_text("secret")
+    second.remove(reason="refused")
+    assert sorted(path.name for path in second.path.iterdir()) == ["head.json", "head.log.old"]
+    record = read_record(second.path)
+    assert record is not None
+    assert (record.state, record.reason) == ("ended", "refused")

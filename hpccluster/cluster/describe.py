@@ -1,0 +1,168 @@
+"""From what a user says (keywords, configuration, the name of a cluster) to what a head is told.
+
+Must not start or contact anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpccluster.backend.registry import get_plugin
+from hpccluster.comm.connection_file import state_directory
+from hpccluster.config import ResolvedCluster, load_config
+from hpccluster.errors import ClusterError, ClusterNotFound, ConfigError
+from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record
+from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
+from hpccluster.ids import make_cluster_name
+from hpccluster.units import parse_bytes, parse_duration
+
+
+def options_of(backend: str) -> type[Any]:
+    """The options type of a backend. Raises `BackendNotFound`."""
+    return get_plugin(backend).options_type
+
+
+def resolve(name: str, keywords: Mapping[str, Any] | None = None) -> ResolvedCluster:
+    """The description of the cluster or backend of this name in the user's configuration, with keywords on top."""
+    return load_config(options_of).resolve(name, keywords)
+
+
+def resolve_file(path: str | Path, keywords: Mapping[str, Any] | None = None) -> ResolvedCluster:
+    """The description of the one cluster in this file, with keywords on top."""
+    return load_config(options_of).resolve_file(Path(path).expanduser(), keywords)
+
+
+def with_size(keywords: Mapping[str, Any], n_workers: int | None) -> dict[str, Any]:
+    """The keywords with ``n_workers``, which is a way to say ``scale``. Raises `ConfigError` where both are said."""
+    if n_workers is None:
+        return dict(keywords)
+    if keywords.get("scale") is not None or keywords.get("adapt") is not None:
+        raise ConfigError("n_workers is the size at the start: it excludes scale and adapt")
+    return {**keywords, "scale": {"workers": n_workers}}
+
+
+def make_scale(
+    *, workers: int | None = None, jobs: int | None = None, cores: int | None = None, memory: int | str | None = None
+) -> ScaleRequest:
+    """A size as users write it. Raises `ConfigError`."""
+    try:
+        size = None if memory is None else parse_bytes(memory)
+    except ValueError as error:
+        raise ConfigError(f"memory={memory!r}: {error}") from None
+    request = ScaleRequest(workers=workers, jobs=jobs, cores=cores, memory=size)
+    request.arguments()
+    return request
+
+
+def parent_directory(setting: str | Path | None = None) -> Path:
+    """The directory that holds the directories of this user's clusters."""
+    return Path(os.path.expandvars(setting)).expanduser().absolute() if setting else state_directory()
+
+
+def make_spec(
+    resolved: ResolvedCluster,
+    *,
+    detached: bool = False,
+    program: Sequence[str] = (),
+    program_directory: str = "",
+    program_environment: Mapping[str, str] | None = None,
+) -> HeadSpec:
+    """The specification of a head for this description. A cluster without a name gets one that a person can say."""
+    settings = resolved.settings
+    parent = parent_directory(settings.get("state_directory"))
+    return HeadSpec(
+        name=settings.get("name") or _free_name(parent),
+        backend=resolved.backend,
+        options=resolved.options,
+        protocol=settings.get("protocol", "tls"),
+        host=settings.get("host", ""),
+        interface=resolved.options.get("interface") or "",
+        port=settings.get("port", 0),
+        contact_host=settings.get("contact_host", ""),
+        state_directory=str(parent),
+        detached=detached,
+        linger=linger_of(resolved),
+        scale=make_scale(**resolved.scale) if resolved.scale else None,
+        adapt=resolved.adapt,
+        program=tuple(program),
+        program_directory=program_directory,
+        program_environment=None if program_environment is None else dict(program_environment),
+    )
+
+
+def linger_of(resolved: ResolvedCluster) -> float:
+    """Seconds that the cluster outlives its owner."""
+    said = resolved.settings.get("linger")
+    if said is None:
+        return LINGER_NOTEBOOK if in_notebook() else LINGER_SCRIPT
+    try:
+        return parse_duration(said)
+    except ValueError as error:
+        raise ConfigError(f"linger={said!r}: {error}") from None
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def manager_type(backend: str) -> type[Any]:
+    """The `ClusterManager` of a backend."""
+    module, _, name = get_plugin(backend).cluster_type.partition(":")
+    kind: type[Any] = getattr(importlib.import_module(module), name)
+    return kind
+
+
+def find_own(name: str, backend: str, parent: Path) -> HeadRecord | None:
+    """The live cluster of that name, which ``name=`` joins in place of starting one.
+
+    Raises `ClusterError` where it runs on another backend.
+    """
+    record = read_record(parent / name)
+    if record is None or record.state not in ("starting", "running") or not is_alive(record):
+        return None
+    if record.backend != backend:
+        raise ClusterError(
+            f"a cluster named {name!r} is running already, on the backend {record.backend}, not {backend}\n"
+            f"choose another name=, or end it with: hpccluster down {name}",
+            code="HPC-CLUSTER-NAME-TAKEN",
+        )
+    return record
+
+
+def find_running(name: str, parent: Path) -> HeadRecord:
+    """The running cluster of that name. Raises `ClusterNotFound`."""
+    record = read_record(parent / name)
+    if record is not None and is_alive(record):
+        return record
+    running = [other.name for other in list_records(parent) if is_alive(other)]
+    what = f"cluster {name!r} has ended ({record.reason})" if record is not None else f"no cluster {name!r} is known"
+    raise ClusterNotFound(
+        f"{what} in {parent}; running there: {', '.join(running) or 'none'}",
+        details={"name": name, "where": str(parent)},
+    )
+
+
+def this_process() -> tuple[int, str]:
+    """The number of this process, and what tells it from a later one of the same number."""
+    start = process_start(os.getpid())
+    assert start is not None
+    return os.getpid(), start
+
+
+def _free_name(parent: Path) -> str:
+    """A name that no directory has: logs of a former cluster are not mixed with those of a new one."""
+    chooser = random.SystemRandom()
+    for _ in range(50):
+        name = make_cluster_name(chooser.choice)
+        if not (parent / name).exists():
+            return name
+    return f"{name}-{chooser.randrange(16**4):04x}"

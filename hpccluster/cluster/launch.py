@@ -1,0 +1,195 @@
+"""Starts a head as a process of its own and waits for its one-line answer.
+
+The head gets its specification over a pipe whose write end stays here, and nowhere else: when this process dies, in
+whatever way, the pipe closes and the head knows. Must not know what a head does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import IO
+
+from hpccluster.errors import ClusterError, ConfigError
+from hpccluster.head.spec import HeadReady, HeadSpec, decode_answer, encode_line
+
+START_TIMEOUT = 60.0
+"""Seconds for a head to be ready, its first jobs accepted by the batch system included."""
+
+GOING_TIME = 5.0
+"""Seconds for a head that is not wanted to go, before it is told again."""
+
+_MODULE = "hpccluster.head"
+_pipes: weakref.WeakSet[HeadProcess] = weakref.WeakSet()
+
+
+class HeadProcess:
+    """A head that is ready, as a child of this process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ready: HeadReady) -> None:
+        self.ready = ready
+        self._process = process
+        _pipes.add(self)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the head has ended, waiting for at most so long."""
+        return _wait(self._process, timeout)
+
+    def release(self) -> None:
+        """Close the owner's pipe: the head goes down by itself, unless it is detached. Idempotent."""
+        _close(self._process.stdin)
+
+    def kill(self) -> None:
+        """The last resort; its workers end by themselves."""
+        self._process.kill()
+        self._process.wait()
+
+
+def start_head(spec: HeadSpec, *, python: str = "", timeout: float = START_TIMEOUT) -> HeadProcess:
+    """Start a head with the interpreter ``python`` (this one if empty) and wait until it is ready.
+
+    *Success*: it serves, and every job of its first size was accepted. *An error that the head names* is raised as itself;
+    *`ClusterError`*: it died without a word, or was not ready in time. After an error or an interrupt it is going down or gone.
+    """
+    interpreter = python or sys.executable
+    if not interpreter:
+        raise ConfigError("this program does not know its Python interpreter; set python= to one that has hpccluster")
+    process = subprocess.Popen(
+        # -P: a module in the current directory must not replace one of the standard library in the head.
+        [interpreter, "-P", "-m", _MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    try:
+        line = _converse(process, spec, time.monotonic() + timeout)
+        head = HeadProcess(process, decode_answer(line))
+    except BaseException:
+        _abandon(process)
+        raise
+    _close(process.stdout)
+    _close(process.stderr)
+    if spec.detached:
+        head.release()
+    return head
+
+
+def _converse(process: subprocess.Popen[bytes], spec: HeadSpec, deadline: float) -> bytes:
+    """Tell the specification, get the answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        rest = memoryview(encode_line(spec))
+        while rest:
+            rest = rest[process.stdin.write(rest) :]
+    except BrokenPipeError:
+        raise _died(process, spec) from None
+    answer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not answer.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise ClusterError(
+                    f"the head of {spec.name!r} was not ready in time{_tail(_head_log(spec))}", code="HPC-HEAD-SLOW"
+                )
+            part = process.stdout.read(65536)
+            if not part:
+                raise _died(process, spec)
+            answer += part
+    return answer
+
+
+def _died(process: subprocess.Popen[bytes], spec: HeadSpec) -> ClusterError:
+    """The error for a head that ended without an answer."""
+    code = process.returncode if _wait(process, GOING_TIME) else "unknown"
+    said = process.stderr.read(65536) if process.stderr is not None else b""
+    text = said.decode(errors="replace")
+    return ClusterError(
+        f"the head of {spec.name!r} ended before it was ready (exit code {code}){_indented(text) or _tail(_head_log(spec))}",
+        code="HPC-HEAD-DIED",
+    )
+
+
+def _head_log(spec: HeadSpec) -> Path:
+    from hpccluster.comm.connection_file import state_directory
+
+    parent = Path(spec.state_directory) if spec.state_directory else state_directory()
+    return parent / spec.name / "head.log"
+
+
+def _tail(log: Path) -> str:
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return ""
+    return f"\nlog: {log}{_indented(text)}"
+
+
+def _indented(text: str, lines: int = 12) -> str:
+    return "".join(f"\n | {line}" for line in text.strip().splitlines()[-lines:])
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Whether it has ended. `Popen.wait` with a timeout sleeps up to 50 ms at a time; the kernel knows at once."""
+    if process.poll() is None and hasattr(os, "pidfd_open"):
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            pass
+        else:
+            try:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLIN)
+                poller.poll(timeout * 1000)
+            finally:
+                os.close(descriptor)
+            timeout = 0.0
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """Let a head that is not wanted go, and make sure that it goes."""
+    _close(process.stdin)
+    if not _wait(process, GOING_TIME):
+        process.terminate()
+        if not _wait(process, GOING_TIME):
+            process.kill()
+            process.wait()
+    _close(process.stdout)
+    _close(process.stderr)
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        with contextlib.suppress(OSError):
+            pipe.close()
+
+
+def _close_in_child() -> None:
+    """A forked child (multiprocessing) must not keep its parent's clusters alive."""
+    for head in _pipes:
+        head.release()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

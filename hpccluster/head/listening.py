@@ -1,0 +1,40 @@
+"""Where a head listens, and what others are told to connect to."""
+
+from __future__ import annotations
+
+from hpccluster.comm.address import candidate_hosts, interface_address, is_wildcard, route_towards
+from hpccluster.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+
+_SOMEWHERE_ELSE = "192.0.2.1"
+"""An address for documentation (RFC 5737): it is nobody's, and the way to it is the way out. Nothing is sent."""
+
+
+def choose_hosts(*, host: str, interface: str, contact_host: str, runs_here: bool) -> tuple[str, str | None]:
+    """The host to listen on, and the one to advertise (None: the same).
+
+    What the user says wins. Else: loopback where all workers run on this host, and for a batch system the address by which
+    this host reaches others, never all interfaces. Raises `ConfigError` for an interface that is not there.
+    """
+    if host:
+        listening = host
+    elif interface:
+        listening = interface_address(interface)
+    elif runs_here:
+        listening = LOOPBACK
+    else:
+        listening = _primary_address()
+    if contact_host:
+        return listening, contact_host
+    if is_wildcard(listening):
+        return listening, interface_address(interface) if interface else _primary_address()
+    return listening, None
+
+
+def _primary_address() -> str:
+    try:
+        return route_towards(_SOMEWHERE_ELSE)
+    except ConfigError:
+        # No default route: a private network of nodes, or no network at all.
+        return candidate_hosts()[0]

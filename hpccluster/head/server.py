@@ -1,0 +1,319 @@
+"""`Head`: scheduler, fleet and program of one cluster in one process, from the claim of its name to the verified end.
+
+It puts the parts together and decides when the cluster is over; each part does its own work. Must not know any batch
+system, nor unpickle anything. Whatever ends a cluster (an order, a signal, the owner's death, the program's end) leads to
+the same teardown: end the program, cancel the jobs and verify, stop the engine, remove the credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hpccluster.backend.batch import JobOptions, build_options, job_comment, log_directory, make_job_spec, resources_of
+from hpccluster.backend.registry import get_plugin
+from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
+from hpccluster.comm.tls import Security
+from hpccluster.engine.native import NativeEngine
+from hpccluster.errors import HpcClusterError
+from hpccluster.fleet.shell import Fleet
+from hpccluster.fleet.values import CloseReport, FleetSettings
+from hpccluster.head.directory import ClusterDirectory, HeadRecord, ProgramRecord, process_start
+from hpccluster.head.lease import Lease
+from hpccluster.head.listening import choose_hosts
+from hpccluster.head.operations import Operations, parse_adapt
+from hpccluster.head.program import Program
+from hpccluster.head.reaper import reap
+from hpccluster.head.spec import HeadReady, HeadSpec
+from hpccluster.ids import JobName, make_job_name
+from hpccluster.job import JobSpec
+from hpccluster.protocol.messages import Role
+from hpccluster.runtime.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from hpccluster.comm.authority import Authority
+
+_log = logging.getLogger(__name__)
+
+PROGRAM_GRACE = 5.0
+"""Seconds that a program has between SIGTERM and SIGKILL when its cluster is taken down."""
+ANSWER_TIME = 1.0
+"""Seconds that the last answers get before the connections end."""
+PLAIN_LIFETIME = timedelta(days=90)
+"""How long the connection files of a cluster without certificates are taken for good."""
+
+
+class Head:
+    """One cluster. `start`, then `serve` until it is over; after a failed `start`, nothing is left."""
+
+    def __init__(self, spec: HeadSpec) -> None:
+        self.spec = spec
+        self.id = uuid.uuid4().hex
+        self._parent = Path(spec.state_directory) if spec.state_directory else None
+        plugin = get_plugin(spec.backend)
+        self.options: JobOptions = build_options(plugin.options_type, spec.options)
+        self.resources = resources_of(self.options)
+        self.backend = plugin.make_backend(self.options)
+        self.lease = Lease(spec.linger, self.request_end)
+        self.directory: ClusterDirectory
+        self.scheduler: Scheduler
+        self.engine: NativeEngine
+        self.fleet: Fleet
+        self.address = ""
+        self.program: Program | None = None
+        self.program_over = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._reason = ""
+        self._limit = spec.close_timeout
+        self._report: asyncio.Future[CloseReport] = asyncio.get_running_loop().create_future()
+        """What the teardown came to."""
+        self._asked = 0
+        """How many wait for the report, and are to have it before their connection ends."""
+        self._answered = asyncio.Event()
+
+    # ------------------------------------------------------------------------------------------------------- start
+
+    def claim(self) -> ClusterDirectory:
+        """Take the cluster's name. Raises `ClusterError` or `ConfigError`."""
+        start = process_start(os.getpid())
+        assert start is not None
+        record = HeadRecord(
+            name=self.spec.name,
+            id=self.id,
+            backend=self.spec.backend,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_start=start,
+            created=time.time(),
+            detached=self.spec.detached,
+        )
+        self.directory = ClusterDirectory.claim(self._parent or state_directory(), record)
+        return self.directory
+
+    async def start(self) -> HeadReady:
+        """Serve, and have the first size accepted.
+
+        *After an error or cancellation* nothing is left running, queued or on disk.
+        """
+        async with AsyncExitStack() as undo:
+            undo.push(self._failed)
+            plan = await self._start(undo)
+            undo.pop_all()
+        self.directory.update(state="running", address=self.address, program=self._program_record())
+        _log.info("cluster %s (%s) serves at %s", self.spec.name, self.id, self.address)
+        return HeadReady(
+            name=self.spec.name,
+            id=self.id,
+            address=self.address,
+            pid=os.getpid(),
+            directory=str(self.directory.path),
+            connection_file=str(self.directory.client_file),
+            plan=msgspec.to_builtins(plan),
+        )
+
+    async def _start(self, undo: AsyncExitStack) -> Any:
+        authority, security = self._found()
+        listening, contact = choose_hosts(
+            host=self.spec.host,
+            interface=self.spec.interface,
+            contact_host=self.spec.contact_host,
+            runs_here=self.backend.runs_here,
+        )
+        self.scheduler = Scheduler(
+            cluster=self.id,
+            cluster_name=self.spec.name,
+            security=security,
+            host=listening,
+            port=self.spec.port,
+            contact_host=contact,
+        )
+        self.engine = NativeEngine(self.scheduler, connection_file=str(self.directory.worker_file))
+        self.fleet = Fleet(
+            backend=self.backend,
+            engine=self.engine,
+            cluster_name=self.spec.name,
+            make_spec=self.make_job,
+            resources=self.resources,
+            settings=msgspec.convert(self.spec.fleet, FleetSettings),
+            on_notice=self._notice,
+        )
+        Operations(self).register(self.scheduler.add_operation)
+        undo.push_async_callback(self.engine.stop, "the cluster could not start")
+        self.address = await self.engine.start(self.fleet.events)
+        self._write_connection_files(authority)
+        await self.fleet.start()
+        undo.push_async_callback(self.fleet.close, self._limit)
+        plan = None if self.spec.scale is None else await self.fleet.scale(**self.spec.scale.arguments())
+        if self.spec.adapt is not None:
+            await self.adapt(self.spec.adapt)
+        if self.spec.program:
+            self.program = await Program.start(
+                self.spec.program,
+                directory=self.spec.program_directory,
+                environment=self.spec.program_environment,
+                connection_file=self.directory.client_file,
+                log=self.directory.program_log,
+            )
+        return plan
+
+    def _found(self) -> tuple[Authority | None, Security | None]:
+        """The cluster's authority and the scheduler's credential; none of them for a cluster that speaks plain tcp."""
+        if self.spec.protocol == "tcp":
+            return None, None
+        from hpccluster.comm.authority import Authority
+
+        authority = Authority(self.id)
+        own = authority.issue(Role.SCHEDULER, "head")
+        security = Security.from_pem(
+            ca=authority.ca_pem,
+            certificate=own.certificate_pem,
+            key=own.key_pem,
+            role=Role.SCHEDULER,
+            cluster=self.id,
+        )
+        return authority, security
+
+    def _write_connection_files(self, authority: Authority | None) -> None:
+        for role, path in ((Role.CLIENT, self.directory.client_file), (Role.WORKER, self.directory.worker_file)):
+            ca = certificate = key = ""
+            created = datetime.now(UTC)
+            expires = created + PLAIN_LIFETIME
+            if authority is not None:
+                issued = authority.issue(role, role.value)
+                ca, certificate, key, expires = authority.ca_pem, issued.certificate_pem, issued.key_pem, issued.expires
+            file = ConnectionFile(
+                cluster=self.id,
+                name=self.spec.name,
+                role=role,
+                addresses=self.scheduler.addresses,
+                ca=ca,
+                certificate=certificate,
+                key=key,
+                created=created,
+                expires=expires,
+            )
+            write_connection_file(path, file)
+
+    # -------------------------------------------------------------------------------------------------------- jobs
+
+    def make_job(self, name: JobName) -> JobSpec:
+        """The specification of the job of that name."""
+        resources = self.resources
+        arguments = self.engine.worker_command(
+            job=name, processes=resources.processes, threads=resources.threads, memory=resources.memory
+        )
+        return make_job_spec(
+            self.options,
+            name=name,
+            cluster=self.spec.name,
+            arguments=arguments,
+            logs=log_directory(self.options, str(self.directory.path)),
+            comment=job_comment(self.id),
+        )
+
+    def job_script(self) -> str:
+        """What is submitted for one job."""
+        return self.backend.render(self.make_job(make_job_name(self.spec.name, 0)))
+
+    async def adapt(self, wishes: dict[str, Any]) -> None:
+        """Let the size follow the work. Raises `ConfigError` for wishes that are none."""
+        await self.fleet.adapt(parse_adapt(wishes))
+
+    def _notice(self, level: str, text: str) -> None:
+        _log.log({"error": logging.ERROR, "warning": logging.WARNING}.get(level, logging.INFO), "%s", text)
+        self.scheduler.notify_clients(level, text)
+
+    # --------------------------------------------------------------------------------------------------------- end
+
+    def request_end(self, reason: str) -> None:
+        """Have the cluster taken down, for the first reason that is given."""
+        if not self._ending.is_set():
+            _log.info("the cluster ends: %s", reason)
+            self._reason = reason
+            self._ending.set()
+
+    async def end(self, reason: str, limit: float | None) -> CloseReport:
+        """Have it taken down; what became of its jobs. Every caller gets the one report."""
+        if limit is not None and not self._ending.is_set():
+            self._limit = limit
+        self._asked += 1
+        try:
+            self.request_end(reason)
+            return await asyncio.shield(self._report)
+        finally:
+            # In the next turn of the loop: the caller's answer has been said by then.
+            asyncio.get_running_loop().call_soon(self._answer_given)
+
+    def _answer_given(self) -> None:
+        self._asked -= 1
+        if not self._asked:
+            self._answered.set()
+
+    async def serve(self) -> CloseReport:
+        """Until somebody or something wants the end, and through it: what became of its jobs.
+
+        *Afterwards* no process of ours is left, the credentials are gone, and the record tells how it ended.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            if self.program is not None:
+                tasks.create_task(self._watch_program(self.program))
+            await self._ending.wait()
+            self.directory.update(state="closing", reason=self._reason)
+            if self.program is not None:
+                await self.program.end(PROGRAM_GRACE)
+        report = await self.fleet.close(self._limit)
+        self._report.set_result(report)
+        if self._asked:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_TIME):
+                    await self._answered.wait()
+        await self._finish(report)
+        return report
+
+    async def _watch_program(self, program: Program) -> None:
+        code = await program.wait()
+        killed = self._ending.is_set()
+        former = self.directory.record.program
+        assert former is not None
+        record = replace(former, state="killed" if killed else "finished", ended=time.time(), exit_code=code)
+        self.directory.update(program=record)
+        self.program_over.set()
+        self.request_end(f"its program has ended with exit code {code}")
+
+    def _program_record(self) -> ProgramRecord | None:
+        if self.program is None:
+            return None
+        return ProgramRecord(command=self.spec.program, state="running", started=time.time())
+
+    async def _finish(self, report: CloseReport) -> None:
+        """Everything but the jobs, which are gone or are known not to be."""
+        self.lease.end()
+        await self.engine.stop(self._reason)
+        self.directory.remove_credentials()
+        left = tuple(report.unconfirmed)
+        if left:
+            self.directory.update(unconfirmed=left)
+            left = tuple(sorted(await reap(self.backend, left)))
+        await self.backend.close()
+        if self.backend.runs_here and not left and not self.spec.program and not self.spec.detached:
+            self.directory.remove(reason=self._reason)
+        else:
+            self.directory.update(state="ended", ended=time.time(), unconfirmed=left)
+
+    def _failed(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """The last step back from a start that failed. A bug of ours leaves its traceback in the log."""
+        self.lease.end()
+        self.directory.remove_credentials()
+        if isinstance(error, HpcClusterError):
+            self.directory.remove(reason=str(error))

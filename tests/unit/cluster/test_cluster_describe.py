@@ -1,0 +1,68 @@
+"""From what a user says to what a head is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpccluster.cluster import describe
+from hpccluster.config import ResolvedCluster
+from hpccluster.errors import ConfigError
+from hpccluster.head.spec import CLUSTER_VARIABLE, ScaleRequest
+from hpccluster.ids import is_cluster_name
+from hpccluster.runtime import client
+
+
+def make(settings: dict[str, object], **more: object) -> ResolvedCluster:
+    return ResolvedCluster(name="slurm", backend="slurm", settings=settings, **more)  # type: ignore[arg-type]
+
+
+def test_a_description_becomes_a_specification(tmp_path: Path) -> None:
+    resolved = make(
+        {"name": "sweep", "state_directory": str(tmp_path), "port": 8786, "linger": "10min"},
+        options={"cores": 2, "interface": "ib0"},
+        scale={"memory": "8GB"},
+    )
+    spec = describe.make_spec(resolved, detached=True, program=["python", "x.py"], program_environment={"A": "b"})
+    assert (spec.name, spec.backend, spec.port, spec.linger) == ("sweep", "slurm", 8786, 600.0)
+    assert (spec.interface, spec.options["cores"]) == ("ib0", 2)
+    assert spec.scale == ScaleRequest(memory=8 * 10**9)
+    assert (spec.detached, spec.program, spec.program_environment) == (True, ("python", "x.py"), {"A": "b"})
+    assert spec.state_directory == str(tmp_path)
+
+
+def test_a_cluster_without_a_name_gets_one_that_is_free(tmp_path: Path) -> None:
+    spec = describe.make_spec(make({"state_directory": str(tmp_path)}))
+    assert is_cluster_name(spec.name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_directory_may_use_what_shells_expand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    assert describe.parent_directory("$SCRATCH/hpc") == tmp_path / "hpc"
+    monkeypatch.setenv("HPCCLUSTER_STATE_DIRECTORY", str(tmp_path / "state"))
+    assert describe.parent_directory() == tmp_path / "state"
+
+
+@pytest.mark.parametrize("keywords", [{"workers": 1, "jobs": 1}, {}, {"memory": "much"}, {"jobs": -1}], ids=str)
+def test_a_size_that_is_none_is_refused(keywords: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        describe.make_scale(**keywords)
+
+
+def test_n_workers_is_a_way_to_say_scale() -> None:
+    assert describe.with_size({"cores": 1}, 3) == {"cores": 1, "scale": {"workers": 3}}
+    assert describe.with_size({"cores": 1}, None) == {"cores": 1}
+    with pytest.raises(ConfigError, match="excludes"):
+        describe.with_size({"adapt": {"maximum": 3}}, 3)
+
+
+def test_a_script_does_not_linger() -> None:
+    assert describe.linger_of(make({})) == 0.0
+    with pytest.raises(ConfigError, match="linger"):
+        describe.linger_of(make({"linger": "a while"}))
+
+
+def test_program_and_client_mean_the_same_variable() -> None:
+    assert client.CLUSTER_VARIABLE == CLUSTER_VARIABLE

@@ -11,37 +11,26 @@ import pickle
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import cloudpickle
 
 from hpccluster.protocol.messages import TaskErrorBody
 
-_local = threading.local()
+
+class _Local(threading.local):
+    """Per thread: the futures met while arguments are pickled, or their values while they are unpickled."""
+
+    references: Any = None
+
+
+_local = _Local()
 ERROR_LIMIT = 1024 * 1024
-
-
-class References:
-    """Collects the futures that are met while arguments are pickled, and gives back their values on the worker.
-
-    A future inside an argument pickles itself as `resolve` of its position in ``found``.
-    """
-
-    def __init__(self, found: list[Any]) -> None:
-        self.found = found
-
-    def __enter__(self) -> Self:
-        self._outer = getattr(_local, "references", None)
-        _local.references = self.found
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _local.references = self._outer
 
 
 def collect(item: Any) -> tuple[Callable[[int], Any], tuple[int]]:
     """What ``__reduce__`` of a future returns. Raises `TypeError` outside of the pickling of arguments."""
-    found = getattr(_local, "references", None)
+    found = _local.references
     if found is None:
         raise TypeError("a Future can only be pickled as (part of) an argument of submit or map")
     found.append(item)
@@ -70,27 +59,36 @@ def loads(body: bytes | bytearray | memoryview) -> Any:
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
-    """Pickled ``(args, kwargs)`` and the futures inside, in the order in which the bytes number them."""
+    """Pickled ``(args, kwargs)`` and the futures inside, in the order in which the bytes number them.
+
+    A future inside an argument pickles itself as `resolve` of its position (see `collect`).
+    """
     found: list[Any] = []
-    with References(found):
+    outer = _local.references
+    _local.references = found
+    try:
         try:
             body = pickle.dumps((args, kwargs), protocol=5)
+            if b"__main__" not in body:
+                return body, found
         except (pickle.PicklingError, AttributeError, TypeError):
-            found.clear()
-            body = cloudpickle.dumps((args, kwargs), protocol=5)
-        else:
-            if b"__main__" in body:
-                found.clear()
-                body = cloudpickle.dumps((args, kwargs), protocol=5)
-    return body, found
+            pass
+        found.clear()
+        return cloudpickle.dumps((args, kwargs), protocol=5), found
+    finally:
+        _local.references = outer
 
 
 def load_arguments(body: bytes | memoryview, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inverse of `dump_arguments`: ``inputs`` are the values of its futures, in order."""
     if not inputs:
         return pickle.loads(body)  # type: ignore[no-any-return]
-    with References(list(inputs)):
+    outer = _local.references
+    _local.references = inputs
+    try:
         return pickle.loads(body)  # type: ignore[no-any-return]
+    finally:
+        _local.references = outer
 
 
 def dump_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:

@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -52,7 +53,9 @@ CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
 TASKS_PER_MESSAGE = 1000
 BYTES_PER_MESSAGE = 256 * 1024
 _PLAIN = TaskOptions()
+_SMALL = frozenset((int, float, bool, complex, type(None), Future))
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 T = TypeVar("T")
 _Entry = tuple[int, PickledFunction, bytes, list[int], str, TaskOptions]
 
@@ -507,6 +510,8 @@ def _options(
 
 def _is_large(value: Any) -> bool:
     """Whether a value is known to be large without pickling it."""
+    if type(value) in _SMALL:
+        return False
     if isinstance(value, bytes | bytearray | str):
         return len(value) > ARGUMENT_LIMIT
     size = getattr(value, "nbytes", 0)
@@ -578,5 +583,5 @@ def _connection_of(target: Any) -> ConnectionFile:
         return where
     text = str(where)
     if text.startswith("tcp://"):  # plain on purpose: nothing to find
-        return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), ca="", certificate="", key="")
+        return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), created=EPOCH, expires=EPOCH)
     return read_connection_file(find_connection_file(text, Role.CLIENT), Role.CLIENT)

@@ -7,6 +7,7 @@ bound anew, and each time if it captures something that can change in place.
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -18,31 +19,35 @@ _UNCHANGING = (int, float, complex, bool, str, bytes, type(None), ModuleType, Bu
 
 
 class PickledFunction:
-    """A function's id and body, and what it captured when it was pickled (None: pickle it each time)."""
+    """A function's id and body, and what it captured when it was pickled."""
 
-    __slots__ = ("body", "captured", "id", "name")
+    __slots__ = ("_captured", "_names", "body", "by_reference", "id", "name")
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        captured = _captured(function) if isinstance(function, FunctionType) else None
+        self._captured: tuple[Any, ...] | None = None
+        """What it captured; None: pickle it each time."""
+        self._names: tuple[str, ...] | None = None
+        """Names of its globals, where looking at them, its cells and defaults is enough."""
+        if isinstance(function, FunctionType):
+            self._captured = _captured(function)
+            if self._captured is not None and not any(isinstance(v, FunctionType) for v in self._captured):
+                self._names = tuple(dict.fromkeys(n for n in _names(function.__code__) if n in function.__globals__))
+                self._captured = _shallow(function, self._names)
         self.id, self.body = payload.dump_function(function)
         self.name = getattr(function, "__name__", None) or type(function).__name__
-        by_reference = isinstance(function, FunctionType | BuiltinFunctionType | type) and len(self.body) < 512
-        by_reference = by_reference and getattr(function, "__module__", None) not in (None, "__main__")
-        by_reference = by_reference and b"cloudpickle" not in self.body
-        self.captured: tuple[Any, ...] | None = () if by_reference else captured
+        importable = isinstance(function, FunctionType | BuiltinFunctionType | type)
+        importable = importable and getattr(function, "__module__", None) not in (None, "__main__")
+        self.by_reference = importable and len(self.body) < 512 and b"cloudpickle" not in self.body
 
     def is_current(self, function: Callable[..., Any]) -> bool:
         """Whether pickling the function again would give the same bytes."""
-        if self.captured is None:
-            return False
-        if not self.captured:
+        if self.by_reference:
             return True
-        now = _captured(function) if isinstance(function, FunctionType) else None
-        return (
-            now is not None
-            and len(now) == len(self.captured)
-            and all(a is b for a, b in zip(now, self.captured, strict=True))
-        )
+        before = self._captured
+        if before is None or not isinstance(function, FunctionType):
+            return False
+        now = _captured(function) if self._names is None else _shallow(function, self._names)
+        return now is not None and len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 class FunctionCache:
@@ -66,6 +71,19 @@ class FunctionCache:
         return known
 
 
+def _shallow(function: FunctionType, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The things whose rebinding changes the pickle of a function that captures no other function."""
+    space = function.__globals__
+    return (
+        function.__code__,
+        *(function.__defaults__ or ()),
+        *((function.__kwdefaults__ or {}).values()),
+        *(function.__dict__.values()),
+        *(cell.cell_contents for cell in function.__closure__ or ()),
+        *(space.get(name) for name in names),
+    )
+
+
 def _captured(function: FunctionType) -> tuple[Any, ...] | None:
     """Everything outside of its code that a by-value pickle of the function takes along; None if any of it may change."""
     found: list[Any] = [function.__code__]
@@ -76,7 +94,11 @@ def _captured(function: FunctionType) -> tuple[Any, ...] | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        for value in _values(current):
+        try:
+            values = list(_values(current))
+        except ValueError:  # a cell that is not filled yet
+            return None
+        for value in values:
             found.append(value)
             if isinstance(value, FunctionType):
                 if value.__module__ == "__main__" or "<locals>" in value.__qualname__:
@@ -96,10 +118,7 @@ def _values(function: FunctionType) -> Iterator[Any]:
     if function.__dict__:
         yield from function.__dict__.values()
     for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            yield None
+        yield cell.cell_contents
     space = function.__globals__
     for name in _names(function.__code__):
         if name in space:

@@ -17,7 +17,7 @@ from hpccluster.comm.channel import Channel
 from hpccluster.comm.connect import connect
 from hpccluster.comm.connection_file import read_connection_file
 from hpccluster.comm.tls import Security
-from hpccluster.errors import ClusterError, CommError, PeerLost
+from hpccluster.errors import CommError, PeerLost
 from hpccluster.protocol.codec import to_client
 from hpccluster.protocol.messages import (
     PROTOCOL_VERSION,
@@ -100,16 +100,3 @@ class Control:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._lost)
-
-
-async def ask(file: Path, operation: str, *, timeout: float = 10.0, **arguments: Value) -> Value:
-    """One question over a connection of its own. Raises `ClusterError` where no answer comes in time."""
-    try:
-        async with asyncio.timeout(timeout):
-            control = await Control.connect(file, timeout=timeout)
-            try:
-                return await control.request(operation, **arguments)
-            finally:
-                await control.close()
-    except TimeoutError:
-        raise ClusterError(f"the head did not answer within {timeout:g} s") from None

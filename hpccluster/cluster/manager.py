@@ -280,7 +280,7 @@ class ClusterManager:
         limit = CLOSE_TIMEOUT if timeout is None else timeout
         unconfirmed: list[str] = []
         try:
-            report = self._remote.ask("close", timeout_seconds=limit, wait=limit + ANSWER_TIME)
+            report = self._remote.ask("close", timeout=limit, wait=limit + ANSWER_TIME)
             unconfirmed = list(report["unconfirmed"])
         except (CommError, ClusterClosed) as error:
             # It has gone, or is going: what counts is that it ends.

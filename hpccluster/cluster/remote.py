@@ -68,7 +68,7 @@ class Remote:
 
 async def wait_with_progress(remote: Remote, n: int | None, timeout: float | None) -> None:
     """Wait for workers; say on a terminal, after a moment, what the wait is for."""
-    waiting = asyncio.ensure_future(remote.request("wait_for_workers", n=n, timeout_seconds=timeout))
+    waiting = asyncio.ensure_future(remote.request("wait_for_workers", n=n, timeout=timeout))
     shown = False
     pause = PROGRESS_DELAY
     try:

@@ -8,53 +8,15 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from hpccluster.engine.base import WorkerInfo
+from hpccluster.fleet.values import JobRow
 from hpccluster.units import format_age, format_bytes
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One job of the fleet."""
-
-    name: str
-    id: str = ""
-    """The batch system's; empty while it is being submitted."""
-    state: str = "UNKNOWN"
-    reason: str = ""
-    """Why it waits or how it ended, in the batch system's words."""
-    node: str = ""
-    age_seconds: float = 0.0
-    exit_code: int | None = None
-    workers: int = 0
-    expected_workers: int = 0
-    estimated_start: float | None = None
-    """Seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One connected worker."""
-
-    name: str
-    job: str = ""
-    address: str = ""
-    host: str = ""
-    pid: int = 0
-    threads: int = 0
-    memory: int = 0
-    """Its share of memory in bytes; 0 is unlimited."""
-    executing: int = 0
-    stored: int = 0
-    """Bytes of results."""
-    resident: int = 0
-    """Bytes of resident memory."""
-
-
-R = TypeVar("R", Job, Worker)
+R = TypeVar("R", JobRow, WorkerInfo)
 
 
 class Table(list[R], Generic[R]):
@@ -74,12 +36,12 @@ class Table(list[R], Generic[R]):
         return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Jobs(Table[Job]):
+class Jobs(Table[JobRow]):
     """The fleet's jobs, oldest first."""
 
     @classmethod
     def from_plain(cls, rows: Iterable[Any]) -> Jobs:
-        return cls(msgspec.convert(row, Job) for row in rows)
+        return cls(msgspec.convert(row, JobRow) for row in rows)
 
     def _cells(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         rows: list[Sequence[str]] = [
@@ -89,12 +51,12 @@ class Jobs(Table[Job]):
         return ("JOB", "NAME", "STATE", "REASON", "NODE", "AGE", "WORKERS", ""), rows
 
 
-class Workers(Table[Worker]):
+class Workers(Table[WorkerInfo]):
     """The connected workers, by name."""
 
     @classmethod
     def from_plain(cls, rows: Iterable[Any]) -> Workers:
-        return cls(msgspec.convert(row, Worker) for row in rows)
+        return cls(msgspec.convert(row, WorkerInfo) for row in rows)
 
     def _cells(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         rows: list[Sequence[str]] = [
@@ -145,7 +107,7 @@ def format_summary(kind: str, info: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def format_waiting(workers: int, wanted: int, jobs: Sequence[Job]) -> str:
+def format_waiting(workers: int, wanted: int, jobs: Sequence[JobRow]) -> str:
     """One line on what a caller waits for: ``waiting for workers  4/16   jobs: 1 running, 3 pending (Priority)``."""
     line = f"waiting for workers  {workers}/{wanted}"
     counts: dict[str, int] = {}
@@ -166,7 +128,7 @@ def format_time(when: float) -> str:
     return time.strftime("%H:%M" if then[:3] == time.localtime()[:3] else "%a %d %b %H:%M", then)
 
 
-def _progress(job: Job) -> tuple[str, str]:
+def _progress(job: JobRow) -> tuple[str, str]:
     """How many of its workers have joined, and what else there is to say."""
     joined = f"{job.workers}/{job.expected_workers}" if job.state == "RUNNING" or job.workers else "-"
     if job.state == "PENDING" and job.estimated_start is not None:

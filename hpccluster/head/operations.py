@@ -61,7 +61,7 @@ class Logs(Arguments):
 class WaitForWorkers(Arguments):
     n: int | None = None
     """None: all that are expected."""
-    timeout_seconds: float | None = None
+    timeout: float | None = None
 
 
 class TakeOver(Arguments):
@@ -72,11 +72,11 @@ class TakeOver(Arguments):
 
 
 class ProgramWait(Arguments):
-    timeout_seconds: float | None = None
+    timeout: float | None = None
 
 
 class Close(Arguments):
-    timeout_seconds: float | None = None
+    timeout: float | None = None
 
 
 class Operations:
@@ -162,7 +162,7 @@ class Operations:
     async def wait_for_workers(self, arguments: WaitForWorkers) -> None:
         """Answered when they are connected."""
         fleet = self._head.fleet
-        await fleet.wait_for_workers(fleet.requested if arguments.n is None else arguments.n, arguments.timeout_seconds)
+        await fleet.wait_for_workers(fleet.requested if arguments.n is None else arguments.n, arguments.timeout)
 
     async def job_script(self, _: Arguments) -> str:
         """What the next job's submission would be."""
@@ -177,17 +177,17 @@ class Operations:
         return True
 
     async def program_wait(self, arguments: ProgramWait) -> Any:
-        """The program's record once it has ended, or as it is after ``timeout_seconds``; None where there is none."""
+        """The program's record once it has ended, or as it is after ``timeout`` seconds; None where there is none."""
         head = self._head
         if head.program is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(arguments.timeout_seconds):
+                async with asyncio.timeout(arguments.timeout):
                     await head.program_over.wait()
         return msgspec.to_builtins(head.directory.record.program)
 
     async def close(self, arguments: Close) -> Any:
         """End the cluster: what became of its jobs. Idempotent: everybody who asks gets the one report."""
-        return msgspec.to_builtins(await self._head.end("it was told to", arguments.timeout_seconds))
+        return msgspec.to_builtins(await self._head.end("it was told to", arguments.timeout))
 
 
 def _checked(

@@ -147,6 +147,7 @@ class Head:
             resources=self.resources,
             settings=msgspec.convert(self.spec.fleet, FleetSettings),
             on_notice=self._notice,
+            make_credential=self._credential,
         )
         Operations(self).register(self.scheduler.add_operation)
         undo.push_async_callback(self.engine.stop, "the cluster could not start")
@@ -221,6 +222,10 @@ class Head:
             logs=log_directory(self.options, str(self.directory.path)),
             comment=job_comment(self.id),
         )
+
+    def _credential(self, _: JobName) -> bytes | None:
+        """What a job is handed where it cannot read the workers' connection file."""
+        return None if self.backend.credential_way == "shared" else self.directory.worker_file.read_bytes()
 
     def job_script(self) -> str:
         """What is submitted for one job."""
@@ -304,7 +309,7 @@ class Head:
         left = tuple(report.unconfirmed)
         if left:
             self.directory.update(unconfirmed=left)
-            left = tuple(sorted(await reap(self.backend, left)))
+            left = tuple(sorted(await reap(self.backend, [JobName(name) for name in left])))
         await self.backend.close()
         if self.backend.runs_here and not left and not self.spec.program and not self.spec.detached:
             self.directory.remove(reason=self._reason)

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from hpccluster.cluster.views import Jobs, Logs, Workers, format_summary, format_time, format_waiting
 
+PLAIN = {
+    "id": "",
+    "phase": "",
+    "reason": "",
+    "meaning": "",
+    "node": "",
+    "exit_code": None,
+    "workers": 0,
+    "expected_workers": 4,
+    "estimated_start": None,
+}
 ROWS = [
-    {
+    PLAIN
+    | {
         "name": "hpc-calm-otter-0a1f",
         "id": "481516",
         "state": "RUNNING",
         "node": "n017",
         "age_seconds": 72.0,
         "workers": 4,
-        "expected_workers": 4,
         "more": "than we know",
     },
-    {
+    PLAIN
+    | {
         "name": "hpc-calm-otter-0a20",
         "id": "481517",
         "state": "PENDING",
         "reason": "Priority",
         "age_seconds": 72.0,
-        "expected_workers": 4,
         "estimated_start": 5000.0,
     },
-    {"name": "<b>", "state": "FAILED", "exit_code": 127, "age_seconds": 2.0, "expected_workers": 4},
+    PLAIN | {"name": "<b>", "state": "FAILED", "exit_code": 127, "age_seconds": 2.0},
 ]
 
 
@@ -45,8 +56,8 @@ def test_nothing_is_put_into_html_unescaped() -> None:
 
 
 def test_workers_are_a_table() -> None:
-    rows = [{"name": "a-0", "host": "n1", "address": "tls://h:1", "threads": 2, "memory": 2**30, "stored": 2048}]
-    assert repr(Workers.from_plain(rows)).splitlines()[1].split() == [
+    row = {"name": "a-0", "job": "", "pid": 7, "host": "n1", "address": "tls://h:1", "threads": 2, "memory": 2**30}
+    assert repr(Workers.from_plain([row | {"stored": 2048}])).splitlines()[1].split() == [
         *("a-0", "n1", "tls://h:1", "2", "1.0", "GiB", "0", "2.0", "KiB"),
     ]
 

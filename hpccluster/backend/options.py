@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -53,9 +53,6 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """What a job is made of, whatever backend runs it."""
-
-    required: ClassVar[tuple[str, ...]] = ()
-    """Options that must be given before a job can be made."""
 
     cores: Annotated[int | None, Meta(description="CPU cores of a job, shared by its workers")] = None
     memory: Annotated[
@@ -115,11 +112,14 @@ class JobOptions:
     def __post_init__(self) -> None:
         check_values(self)
 
+    def required_options(self) -> tuple[str, ...]:
+        """Options that must be given before a job can be made."""
+        return ("cores",)
+
     def resources(self) -> JobResources:
         """The resources of one job. Raises `ConfigError`, which names all that is missing at once."""
-        missing = [name for name in self.required if getattr(self, name) is None]
-        if missing or self.cores is None:
-            names = missing or ["cores"]
+        names = [name for name in self.required_options() if getattr(self, name) is None]
+        if names or self.cores is None:
             raise ConfigError(
                 f"missing: {', '.join(names)} (each job needs to know its {' and '.join(names)}; "
                 f"give {', '.join(f'{name}=' for name in names)})",
@@ -137,8 +137,6 @@ class JobOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions(JobOptions):
     """What all batch systems have in common."""
-
-    required: ClassVar[tuple[str, ...]] = ("cores", "memory")
 
     queue: Annotated[str | None, Meta(description="Queue or partition"), NAME] = None
     account: Annotated[str | None, Meta(description="Account or project that is charged"), NAME] = None
@@ -161,6 +159,9 @@ class BatchOptions(JobOptions):
         Meta(description="Directives of ours to leave out, each by its whole name, such as '--mem' or '-n'"),
         DIRECTIVE_NAME,
     ] = ()
+
+    def required_options(self) -> tuple[str, ...]:
+        return ("cores", "memory")
 
     def requested_memory(self) -> int | None:
         """Bytes to ask of the batch system for one job; 0 asks for all of a node's, None for its default."""
@@ -326,6 +327,8 @@ def check_values(options: JobOptions) -> None:
             raise _bad_value("env", name, "not the name of an environment variable")
     _check_parsed(options, parse_bytes, "memory", "job_memory", "job_mem")
     _check_parsed(options, parse_duration, "walltime", "death_timeout")
+    if options.walltime is not None and parse_duration(options.walltime) <= 0:
+        raise _bad_value("walltime", options.walltime, "more than nothing; leave it out for the queue's own limit")
     if options.python is not None:
         try:
             words = shlex.split(options.python)

@@ -16,6 +16,7 @@ import difflib
 import functools
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -111,6 +112,11 @@ def render_template(template: Template, context: TemplateContext, *, source: str
         raise _template_error(f"template {source}: not allowed in a template: {error}") from None
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise _template_error(f"template {source}: {error}") from None
+
+
+def script_lines(texts: Sequence[str]) -> tuple[str, ...]:
+    """The user's shell for a context, a line each: one entry may hold several."""
+    return tuple(line for text in texts for line in text.split("\n"))
 
 
 def quote(value: object) -> str:

@@ -1,0 +1,37 @@
+"""The Slurm backend: the commands of this host (or of the host that a runner reaches)."""
+
+from __future__ import annotations
+
+from hpccluster.backend.batch import QUERY_TIMEOUT, BatchBackend
+from hpccluster.backend.refusal import refusal_of
+from hpccluster.backend.runner import Runner
+from hpccluster.errors import BackendError, SubmitRefused
+from hpccluster_slurm.dialect import SlurmDialect
+from hpccluster_slurm.options import SlurmOptions
+
+
+class SlurmBackend(BatchBackend[SlurmOptions]):
+    """Jobs in the queues of Slurm."""
+
+    poll_interval = 15.0
+
+    def __init__(self, options: SlurmOptions, runner: Runner | None = None) -> None:
+        super().__init__(options, SlurmDialect(), runner)
+
+    async def refusal(self, error: BackendError) -> BackendError:
+        """Adds the partitions to the refusal of one, with the nearest as a suggestion."""
+        if not isinstance(error, SubmitRefused) or error.code != "HPC-SUBMIT-PARTITION":
+            return error
+        refusal = refusal_of(error)
+        try:
+            result = await self.runner.run(
+                ("sinfo", "--noheader", "--format=%P"),
+                environment=self.dialect.query_environment(),
+                timeout=QUERY_TIMEOUT,
+            )
+        except BackendError:
+            return error  # a help only: the refusal itself is what matters
+        partitions = list(dict.fromkeys(result.stdout.split()))
+        if refusal is None or result.returncode != 0 or not partitions:
+            return error
+        return refusal.with_choices("partitions", partitions).error()

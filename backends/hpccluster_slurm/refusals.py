@@ -1,0 +1,146 @@
+"""What sbatch's complaints mean. Texts were seen on Slurm 22.05 and are those of Slurm's ``slurm_errno.c``.
+
+The first question is not what is wrong but whether there is a job. When the controller did not answer, there may be one (it
+may take the submission minutes after sbatch has failed). Only an answer that certainly is the controller's, or sbatch's own
+check of its arguments, says that there is none; a text that we do not know says nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hpccluster.backend.refusal import Refusal
+from hpccluster.backend.runner import CommandResult
+from hpccluster.errors import BackendError, CommandFailed
+from hpccluster_slurm.options import DIRECTIVES, SlurmOptions, option_of
+
+UNREACHABLE = re.compile(
+    r"timed out|unable to contact|connection (?:refused|reset|failure)|connect failure|zero bytes were transmitted|"
+    r"temporarily unable|temporarily unavailable|standby|protocol authentication|authentication credential|munge|"
+    r"broken pipe|no route to host|transport endpoint|unexpected message|lost connection|communication connection|"
+    r"communications? (?:failure|shutdown)|header lengths|problem talking to|could not establish a configuration|"
+    r"reached now|slurmctld|controller",
+    re.IGNORECASE,
+)
+"""The controller was not reached, or did not answer in time."""
+
+_ARGUMENTS = (
+    r"unrecognized option|invalid option|requires an argument|ambiguous|mutually exclusive|invalid numeric value|"
+    r"invalid --|only permitted by root|not a valid|invalid job array"
+)
+_OTHER_ANSWER = (
+    r"batch job submission failed: "
+    r"(?:unspecified error|invalid|requested|disabled|job|user|.*not (?:available|supported))"
+)
+
+CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (r"partition specified|partition name", "PARTITION", ("queue",)),
+    (r"group not permitted", "GROUP", ("queue",)),
+    (r"violates accounting/qos|submit limit|max submit|maxsubmit|job limit", "LIMIT", ()),
+    (r"account|trackable", "ACCOUNT", ("account",)),
+    (r"\bqos\b", "QOS", ("qos",)),
+    (r"time limit|--time|timelimit", "TIME", ("walltime",)),
+    (r"node count|--nodes", "NODES", ("nodes",)),
+    (r"memory specification|--mem|memory", "MEMORY", ("memory",)),
+    (r"\(gres\)|--gres|--gpus|generic resource|\bgpus?\b", "GRES", ("gres",)),
+    (r"processors|cpu count|--cpus-per-task|--ntasks", "CPUS", ("cpus",)),
+    (r"feature|--constraint", "CONSTRAINT", ("constraint",)),
+    (r"license", "LICENSE", ()),
+    (r"reservation", "RESERVATION", ("reservation",)),
+    (r"node name", "NODELIST", ("exclude",)),
+    (r"--signal", "SIGNAL", ("signal",)),
+    (r"dependency", "DEPENDENCY", ()),
+    (r"node configuration|partition configuration|node not available|nodes required", "CONFIGURATION", ()),
+    (r"dos line breaks|not look like a batch script|script is empty", "SCRIPT", ()),
+    (_ARGUMENTS, "OPTION", ()),
+    (r"permission denied|not authorized|not permitted|access denied", "PERMISSION", ()),
+    (_OTHER_ANSWER, "REFUSED", ()),
+)
+"""A pattern, the cause in the error's code, and the names of the template's context that may be to blame."""
+
+CONTEXT_OPTION = {"cpus": "cores", "nodes": ""}
+"""Names of the template's context that come from an option of another name."""
+
+HINTS = {
+    "LIMIT": "you have as many jobs in the queue as this account, QOS or partition allows: they must end first",
+    "CONFIGURATION": "no node (of this partition) has that many cores and GPUs, and that much memory: ask for less",
+    "MEMORY": "no node (of this partition) has that much memory for one job: ask for less",
+    "CPUS": "no node (of this partition) has that many cores: ask for less",
+    "TIME": "see the limits of partitions with: sinfo -o '%P %l'",
+    "GRES": "see what nodes offer with: sinfo -o '%P %G'",
+    "CONSTRAINT": "see the features of nodes with: sinfo -o '%P %f'",
+    "RESERVATION": "see the reservations with: scontrol show reservation",
+    "ACCOUNT": "see your accounts with: sacctmgr show associations user=$USER format=account,partition,qos",
+    "QOS": "see your QOS with: sacctmgr show associations user=$USER format=account,partition,qos",
+    "OPTION": "check job_extra_directives; a directive that your Slurm does not know goes into job_directives_skip",
+}
+
+
+def classify(result: CommandResult, script: str, options: SlurmOptions) -> BackendError:
+    """What a failed sbatch means: `SubmitRefused` where there certainly is no job, else `CommandFailed`."""
+    said = clean(result.stderr or result.stdout)
+    summary = said or f"exit code {result.returncode}"
+    if UNREACHABLE.search(said):
+        return CommandFailed(
+            f"sbatch did not get an answer from Slurm: {summary}; the job may exist all the same",
+            code="HPC-SUBMIT-UNREACHABLE",
+            details={"said": said},
+        )
+    # in the raw text, where the general line is still a line of its own
+    complaint = result.stderr or result.stdout
+    cause = next((item for item in CAUSES if re.search(item[0], complaint, re.IGNORECASE)), None)
+    if cause is None or result.returncode < 0 or re.search(r"^[0-9]+(?:;|$)", result.stdout):
+        return CommandFailed(
+            f"sbatch failed: {summary}; it is not known whether there is a job",
+            code="HPC-SUBMIT-UNKNOWN",
+            details={"said": said},
+        )
+    return _refusal(cause[1], cause[2], said, script, options).error()
+
+
+def _refusal(cause: str, blamed: tuple[str, ...], said: str, script: str, options: SlurmOptions) -> Refusal:
+    directive = _directive(script, said, blamed)
+    option = value = ""
+    for name in blamed:
+        option = CONTEXT_OPTION.get(name, name)
+        found = getattr(options, option, None)
+        value = "" if found is None else str(found)
+        if value:
+            break
+    if directive.removeprefix("#SBATCH ") in options.job_extra_directives:
+        option, value = "job_extra_directives", directive.removeprefix("#SBATCH ")
+    return Refusal(
+        system="Slurm",
+        command="sbatch",
+        code=f"HPC-SUBMIT-{cause}",
+        said=said,
+        option=option if value else "",
+        value=value,
+        directive=directive,
+        hint=HINTS.get(cause, ""),
+    )
+
+
+def _directive(script: str, said: str, blamed: tuple[str, ...]) -> str:
+    """The line of the script that is to blame: by the name of an option in the message, or by what usually is."""
+    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
+    named = re.search(r"(--[a-z-]+)", said)
+    spellings = {spelling for name in blamed for spelling in DIRECTIVES[name]}
+    for wanted in ({named[1]} if named else set(), spellings):
+        for line in lines:
+            if option_of(line.removeprefix("#SBATCH ")) in wanted:
+                return line
+    return ""
+
+
+def clean(text: str) -> str:
+    """Slurm's words without its prefixes. The general line "Batch job submission failed" goes where another tells more."""
+    lines = [re.sub(r"^sbatch: (?:(?:error|fatal): )?", "", line).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(('Try "sbatch', "See 'sbatch"))]
+    final = "Batch job submission failed: "
+    own = [line for line in lines if not line.startswith(final)]
+    general = [line.removeprefix(final) if not own else line for line in lines if line.startswith(final)]
+    # "invalid partition specified: x" says all that "Invalid partition name specified" says
+    if own and general and re.search(r"invalid partition", general[0], re.IGNORECASE):
+        general = []
+    return "\n".join([*own, *general])

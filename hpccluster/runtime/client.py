@@ -12,52 +12,37 @@ import itertools
 import logging
 import os
 import socket
-import sys
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from hpccluster.comm.connect import connect
-from hpccluster.comm.connection_file import ConnectionFile, find_connection_file, read_connection_file
+from hpccluster.comm.connection_file import ConnectionFile
 from hpccluster.comm.tls import Security
-from hpccluster.errors import ClusterClosed, ClusterNotFound, HpcClusterError, StartTimeout
+from hpccluster.errors import ClusterClosed, HpcClusterError, StartTimeout
 from hpccluster.protocol import payload
 from hpccluster.protocol.messages import (
     ARGUMENT_LIMIT,
     PROTOCOL_VERSION,
     CancelFutures,
-    DefineFunction,
     Hello,
     Message,
     PutData,
-    ReleaseFutures,
     Role,
-    SubmitTasks,
-    TaskOptions,
 )
 from hpccluster.runtime import sync
-from hpccluster.runtime.functions import FunctionCache, PickledFunction
+from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
+from hpccluster.runtime.outgoing import Outgoing, TaskEntry, make_options
+from hpccluster.runtime.structure import find_futures, is_large, pickles_large, replace_futures
+from hpccluster.runtime.target import connection_of, module_paths
 from hpccluster.runtime.versions import versions
 
 log = logging.getLogger("hpccluster.client")
 
-CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
-"""Names the connection file (or name, or address) of the cluster that `Client()` joins."""
-
-TASKS_PER_MESSAGE = 1000
-BYTES_PER_MESSAGE = 256 * 1024
-_PLAIN = TaskOptions()
-_SMALL = frozenset((int, float, bool, complex, type(None), Future))
-
-EPOCH = datetime.fromtimestamp(0, UTC)
 T = TypeVar("T")
-_Entry = tuple[int, PickledFunction, bytes, list[int], str, TaskOptions]
 
 
 class Client:
@@ -70,17 +55,15 @@ class Client:
 
     def __init__(self, target: Any = None, *, name: str = "", timeout: float = 10.0) -> None:
         self._link: ClientLink | None = None
-        self._released: deque[int] = deque()
-        self._outgoing: deque[_Entry | Message] = deque()
-        self._flush_scheduled = False
         self._numbers = itertools.count(1)
         self._records: dict[int, FutureRecord] = {}
         self._functions = FunctionCache()
-        self._sent: set[bytes] = set()
         self._callbacks: ThreadPoolExecutor | None = None
         self._closed: HpcClusterError | None = None
         self._loop = sync.loop()
-        file = _connection_of(target)
+        self._outgoing = Outgoing(self._loop, self._records)
+        self._released = self._outgoing.released
+        file = connection_of(target)
         self.address = file.addresses[0] if file.addresses else ""
         self.cluster_name = file.name
         sync.run(self._connect(file, name, timeout))
@@ -95,7 +78,7 @@ class Client:
             host=socket.gethostname(),
             pid=os.getpid(),
             versions=versions(),
-            paths=_module_paths(),
+            paths=module_paths(),
         )
         channel = await connect(file.addresses, hello, security, timeout=timeout)
         self.name = channel.welcome.name
@@ -107,12 +90,8 @@ class Client:
             if client is not None:
                 client._lost(error)
 
-        def tidy() -> None:
-            client = me()
-            if client is not None:
-                client._tidy()
-
-        self._link = ClientLink(channel, hello, security, self._records, lost, tidy)
+        self._link = ClientLink(channel, hello, security, self._records, lost, self._outgoing.tidy)
+        self._outgoing.send = channel.send
 
     # ------------------------------------------------------------------------------------------------------ tasks
 
@@ -137,7 +116,7 @@ class Client:
         task. Raises what pickling raises, and `ClusterClosed`.
         """
         pickled = self._functions.get(function)
-        options = _options(priority, retries, workers, allow_other_workers, resources)
+        options = make_options(priority, retries, workers, allow_other_workers, resources)
         body, needs, held = self._pickle(args, kwargs, None)
         number = next(self._numbers)
         record = self._records[number] = FutureRecord(number)
@@ -165,7 +144,7 @@ class Client:
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         pickled = self._functions.get(function)
-        options = _options(priority, retries, workers, allow_other_workers, resources)
+        options = make_options(priority, retries, workers, allow_other_workers, resources)
         futures: list[Future[T]] = []
         scattered: dict[int, Future[Any]] = {}
         records, name, say = self._records, pickled.name, self._say
@@ -186,14 +165,14 @@ class Client:
         if errors not in ("raise", "skip"):
             raise ValueError(f'errors={errors!r}: "raise" or "skip"')
         found: list[Future[Any]] = []
-        _walk(futures, found)
+        find_futures(futures, found)
         if errors == "skip":
             for future in found:
                 future._record.wait(timeout)
             values = dict(self._values([f for f in found if f.status == "finished"], timeout))
         else:
             values = dict(self._values(found, timeout))
-        return _replace(futures, values)
+        return replace_futures(futures, values)
 
     def _values(self, futures: list[Future[Any]], timeout: float | None) -> Iterator[tuple[Future[Any], Any]]:
         stored: list[Future[Any]] = []
@@ -286,7 +265,7 @@ class Client:
             self._callbacks.shutdown(wait=False)
 
     async def _close(self, link: ClientLink) -> None:
-        self._flush()
+        self._outgoing.flush()
         await link.close()
         self._settle_all(ClusterClosed("the client is closed"))
 
@@ -320,11 +299,11 @@ class Client:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], scattered: dict[int, Future[Any]] | None
     ) -> tuple[bytes, list[int], list[Future[Any]]]:
         """Arguments as bytes, and the futures inside with their numbers; what is large becomes a future of its own."""
-        if any(map(_is_large, args)) or (kwargs and any(map(_is_large, kwargs.values()))):
-            args, kwargs = self._lighten(args, kwargs, _is_large, scattered)
+        if any(map(is_large, args)) or (kwargs and any(map(is_large, kwargs.values()))):
+            args, kwargs = self._lighten(args, kwargs, is_large, scattered)
         body, found = payload.dump_arguments(args, kwargs)
         if len(body) > ARGUMENT_LIMIT:
-            args, kwargs = self._lighten(args, kwargs, _pickles_large, scattered)
+            args, kwargs = self._lighten(args, kwargs, pickles_large, scattered)
             body, found = payload.dump_arguments(args, kwargs)
         if not found:
             return body, [], found
@@ -351,17 +330,14 @@ class Client:
 
         return tuple(map(light, args)), {name: light(value) for name, value in kwargs.items()}
 
-    def _say(self, entry: _Entry | Message) -> None:
+    def _say(self, entry: TaskEntry | Message) -> None:
         if self._closed is not None:
             raise self._closed
-        self._outgoing.append(entry)
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon_threadsafe(self._flush)
+        self._outgoing.say(entry)
 
     def _release(self, record: FutureRecord) -> None:
         self._released.append(record.id)
-        self._loop.call_soon_threadsafe(self._tidy)
+        self._loop.call_soon_threadsafe(self._outgoing.tidy)
 
     def _call_back(self, callback: Callable[[Future[T]], object], future: Future[T]) -> None:
         if self._callbacks is None:
@@ -390,53 +366,6 @@ class Client:
 
     # ---------------------------------------------------------------------------------------------- the loop's thread
 
-    def _flush(self) -> None:
-        """Send what the user's threads have said, merged into few messages."""
-        self._flush_scheduled = False
-        link, outgoing = self._link, self._outgoing
-        if link is None:
-            return
-        released = len(self._released)  # only those that were given up before what is sent now
-        run = _Run()
-        while outgoing:
-            entry = outgoing.popleft()
-            if isinstance(entry, tuple):
-                if run.takes(entry):
-                    run.add(entry)
-                    continue
-                self._send_run(link, run)
-                run = _Run()
-                run.add(entry)
-            else:
-                self._send_run(link, run)
-                run = _Run()
-                link.send(entry)
-        self._send_run(link, run)
-        self._send_released(link, released)
-
-    def _send_run(self, link: ClientLink, run: _Run) -> None:
-        if run.function is None:
-            return
-        function = run.function
-        if function.id not in self._sent:
-            self._sent.add(function.id)
-            link.send(DefineFunction(function.id, function.name, function.body))
-        link.send(run.message())
-
-    def _tidy(self) -> None:
-        """Tell the cluster about futures that are gone. Called now and then by the link, too."""
-        released = len(self._released)  # counted first: what was said before is in the queue by now
-        if self._link is not None and released and not self._outgoing:
-            self._send_released(self._link, released)
-
-    def _send_released(self, link: ClientLink, count: int) -> None:
-        if not count:
-            return
-        numbers = [self._released.popleft() for _ in range(count)]
-        for number in numbers:
-            self._records.pop(number, None)
-        link.send(ReleaseFutures(numbers))
-
     def _lost(self, error: HpcClusterError) -> None:
         """The connection is gone: nothing hangs."""
         if self._closed is None:
@@ -451,79 +380,6 @@ class Client:
                 record.settle(FutureState.LOST, error)
 
 
-class _Run:
-    """Tasks with consecutive numbers, one function and the same options, on their way into one `SubmitTasks`."""
-
-    __slots__ = ("bodies", "first", "function", "keyed", "keys", "needing", "needs", "next", "options", "size")
-
-    def __init__(self) -> None:
-        self.function: PickledFunction | None = None
-        self.first = self.next = self.size = 0
-        self.bodies: list[bytes] = []
-        self.needs: list[list[int]] = []
-        self.keys: list[str] = []
-        self.needing = self.keyed = False
-        self.options = _PLAIN
-
-    def takes(self, entry: _Entry) -> bool:
-        return (
-            entry[0] == self.next
-            and self.function is not None
-            and (entry[1] is self.function or entry[1].id == self.function.id)
-            and (entry[5] is self.options or entry[5] == self.options)
-            and len(self.bodies) < TASKS_PER_MESSAGE
-            and self.size < BYTES_PER_MESSAGE
-        )
-
-    def add(self, entry: _Entry) -> None:
-        number, function, body, needs, key, options = entry
-        if self.function is None:
-            self.function, self.first, self.options = function, number, options
-        self.next = number + 1
-        self.size += len(body)
-        self.bodies.append(body)
-        self.needs.append(needs)
-        self.keys.append(key)
-        self.needing = self.needing or bool(needs)
-        self.keyed = self.keyed or bool(key)
-
-    def message(self) -> SubmitTasks:
-        assert self.function is not None
-        needs = self.needs if self.needing else []
-        keys = self.keys if self.keyed else []
-        return SubmitTasks(self.first, self.function.id, self.bodies, needs, keys, self.options)
-
-
-def _options(
-    priority: int,
-    retries: int,
-    workers: str | Sequence[str] | None,
-    allow_other_workers: bool,
-    resources: Mapping[str, float] | None,
-) -> TaskOptions:
-    if not priority and not retries and not workers and not resources:
-        return _PLAIN
-    names = [workers] if isinstance(workers, str) else list(workers or ())
-    needs = {name: float(amount) for name, amount in (resources or {}).items()}
-    return TaskOptions(int(priority), int(retries), names, bool(allow_other_workers), needs)
-
-
-def _is_large(value: Any) -> bool:
-    """Whether a value is known to be large without pickling it."""
-    if type(value) in _SMALL:
-        return False
-    if isinstance(value, bytes | bytearray | str):
-        return len(value) > ARGUMENT_LIMIT
-    size = getattr(value, "nbytes", 0)
-    return isinstance(size, int) and size > ARGUMENT_LIMIT
-
-
-def _pickles_large(value: Any) -> bool:
-    if isinstance(value, Future):
-        return False
-    return len(payload.dump_arguments((value,), {})[0]) > ARGUMENT_LIMIT // 2
-
-
 async def _all(work: Sequence[Any]) -> list[Any]:
     return list(await asyncio.gather(*work))
 
@@ -533,55 +389,3 @@ def _logged(callback: Callable[[Any], object], future: Future[Any]) -> None:
         callback(future)
     except Exception:  # user code: as the standard library does, it is logged and the others go on
         log.exception("a callback of %r raised", future)
-
-
-def _walk(item: Any, found: list[Future[Any]]) -> None:
-    if isinstance(item, Future):
-        found.append(item)
-    elif isinstance(item, dict):
-        for value in item.values():
-            _walk(value, found)
-    elif isinstance(item, list | tuple | set | frozenset):
-        for value in item:
-            _walk(value, found)
-    elif isinstance(item, Iterator):
-        raise TypeError("gather() takes lists, tuples, sets and dicts of futures; make a list of this iterator first")
-
-
-def _replace(item: Any, values: Mapping[Future[Any], Any]) -> Any:
-    if isinstance(item, Future):
-        return values[item]
-    if isinstance(item, dict):
-        return {key: _replace(value, values) for key, value in item.items() if not _skipped(value, values)}
-    if isinstance(item, list | tuple | set | frozenset):
-        return type(item)(_replace(value, values) for value in item if not _skipped(value, values))
-    return item
-
-
-def _skipped(item: Any, values: Mapping[Future[Any], Any]) -> bool:
-    return isinstance(item, Future) and item not in values
-
-
-def _module_paths() -> list[str]:
-    """Directories from which this program imports modules and that a worker's interpreter would not know."""
-    standard = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    paths = [str(Path(path or ".").resolve()) for path in sys.path]
-    return [path for path in dict.fromkeys(paths) if Path(path).is_dir() and not path.startswith(standard)]
-
-
-def _connection_of(target: Any) -> ConnectionFile:
-    """The connection file that a user's way of naming a cluster means."""
-    where = getattr(target, "connection_file", target)
-    if where is None:
-        where = os.environ.get(CLUSTER_VARIABLE)
-        if not where:
-            raise ClusterNotFound(
-                "Client() needs to know its cluster: Client(cluster), Client(name), or a program started by "
-                "'hpccluster submit'\n  running clusters: hpccluster status     a new one here: LocalCluster()"
-            )
-    if isinstance(where, ConnectionFile):
-        return where
-    text = str(where)
-    if text.startswith("tcp://"):  # plain on purpose: nothing to find
-        return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), created=EPOCH, expires=EPOCH)
-    return read_connection_file(find_connection_file(text, Role.CLIENT), Role.CLIENT)

@@ -1,0 +1,150 @@
+"""What a client's threads say, in order, merged into few messages.
+
+One queue for everything: what was submitted first arrives first, and a future is never released before the tasks that
+need it were sent. Any thread may put something in; the loop's thread sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from hpccluster.protocol.messages import DefineFunction, Message, ReleaseFutures, SubmitTasks, TaskOptions
+from hpccluster.runtime.functions import PickledFunction
+from hpccluster.runtime.futures import FutureRecord
+
+TASKS_PER_MESSAGE = 1000
+BYTES_PER_MESSAGE = 256 * 1024
+PLAIN = TaskOptions()
+
+TaskEntry: TypeAlias = tuple[int, PickledFunction, bytes, list[int], str, TaskOptions]
+"""Future's number, function, arguments, numbers of the futures inside, key, options."""
+
+
+class Outgoing:
+    """The queue of one client."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, records: dict[int, FutureRecord]) -> None:
+        self.released: deque[int] = deque()
+        """Futures that are gone. `Future.__del__` appends here and does nothing else."""
+        self.send: Callable[..., None] | None = None
+        """The connection, once there is one."""
+        self._loop = loop
+        self._records = records
+        self._entries: deque[TaskEntry | Message] = deque()
+        self._flush_due = False
+        self._sent: set[bytes] = set()
+
+    def say(self, entry: TaskEntry | Message) -> None:
+        """Send this after everything that was said before. From any thread."""
+        self._entries.append(entry)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon_threadsafe(self.flush)
+
+    def flush(self) -> None:
+        """Send what has gathered. On the loop's thread."""
+        self._flush_due = False
+        entries = self._entries
+        released = len(self.released)  # only those that were given up before what is sent now
+        run = _Run()
+        while entries:
+            entry = entries.popleft()
+            if isinstance(entry, tuple):
+                if not run.takes(entry):
+                    self._send_run(run)
+                    run = _Run()
+                run.add(entry)
+            else:
+                self._send_run(run)
+                run = _Run()
+                self._send(entry)
+        self._send_run(run)
+        self._release(released)
+
+    def tidy(self) -> None:
+        """Tell the cluster about futures that are gone. On the loop's thread, now and then."""
+        released = len(self.released)  # counted first: what was said before them is in the queue by now
+        if released and not self._entries:
+            self._release(released)
+
+    def _send(self, message: Message) -> None:
+        if self.send is not None:
+            self.send(message)
+
+    def _send_run(self, run: _Run) -> None:
+        function = run.function
+        if function is None:
+            return
+        if function.id not in self._sent:
+            self._sent.add(function.id)
+            self._send(DefineFunction(function.id, function.name, function.body))
+        self._send(run.message())
+
+    def _release(self, count: int) -> None:
+        if not count:
+            return
+        numbers = [self.released.popleft() for _ in range(count)]
+        for number in numbers:
+            self._records.pop(number, None)
+        self._send(ReleaseFutures(numbers))
+
+
+class _Run:
+    """Tasks with consecutive numbers, one function and the same options, on their way into one `SubmitTasks`."""
+
+    __slots__ = ("bodies", "first", "function", "keyed", "keys", "needing", "needs", "next", "options", "size")
+
+    def __init__(self) -> None:
+        self.function: PickledFunction | None = None
+        self.first = self.next = self.size = 0
+        self.bodies: list[bytes] = []
+        self.needs: list[list[int]] = []
+        self.keys: list[str] = []
+        self.needing = self.keyed = False
+        self.options = PLAIN
+
+    def takes(self, entry: TaskEntry) -> bool:
+        return (
+            entry[0] == self.next
+            and self.function is not None
+            and (entry[1] is self.function or entry[1].id == self.function.id)
+            and (entry[5] is self.options or entry[5] == self.options)
+            and len(self.bodies) < TASKS_PER_MESSAGE
+            and self.size < BYTES_PER_MESSAGE
+        )
+
+    def add(self, entry: TaskEntry) -> None:
+        number, function, body, needs, key, options = entry
+        if self.function is None:
+            self.function, self.first, self.options = function, number, options
+        self.next = number + 1
+        self.size += len(body)
+        self.bodies.append(body)
+        self.needs.append(needs)
+        self.keys.append(key)
+        self.needing = self.needing or bool(needs)
+        self.keyed = self.keyed or bool(key)
+
+    def message(self) -> SubmitTasks:
+        assert self.function is not None
+        needs = self.needs if self.needing else []
+        keys = self.keys if self.keyed else []
+        return SubmitTasks(self.first, self.function.id, self.bodies, needs, keys, self.options)
+
+
+def make_options(
+    priority: int,
+    retries: int,
+    workers: str | Sequence[str] | None,
+    allow_other_workers: bool,
+    resources: Mapping[str, float] | None,
+) -> TaskOptions:
+    """The options of `Client.submit` as they travel; one object for all that ask for nothing."""
+    if not priority and not retries and not workers and not resources:
+        return PLAIN
+    names = [workers] if isinstance(workers, str) else list(workers or ())
+    needs = {name: float(amount) for name, amount in (resources or {}).items()}
+    return TaskOptions(int(priority), int(retries), names, bool(allow_other_workers), needs)

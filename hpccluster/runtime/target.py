@@ -1,0 +1,43 @@
+"""Which cluster a program means, and what its workers must know of the program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpccluster.comm.connection_file import ConnectionFile, find_connection_file, read_connection_file
+from hpccluster.errors import ClusterNotFound
+from hpccluster.protocol.messages import Role
+
+CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
+"""Names the connection file (or name, or address) of the cluster that `Client()` joins."""
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def module_paths() -> list[str]:
+    """Directories from which this program imports modules and that a worker's interpreter would not know."""
+    standard = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    paths = [str(Path(path or ".").resolve()) for path in sys.path]
+    return [path for path in dict.fromkeys(paths) if Path(path).is_dir() and not path.startswith(standard)]
+
+
+def connection_of(target: Any) -> ConnectionFile:
+    """The connection file that a user's way of naming a cluster means."""
+    where = getattr(target, "connection_file", target)
+    if where is None:
+        where = os.environ.get(CLUSTER_VARIABLE)
+        if not where:
+            raise ClusterNotFound(
+                "Client() needs to know its cluster: Client(cluster), Client(name), or a program started by "
+                "'hpccluster submit'\n  running clusters: hpccluster status     a new one here: LocalCluster()"
+            )
+    if isinstance(where, ConnectionFile):
+        return where
+    text = str(where)
+    if text.startswith("tcp://"):  # plain on purpose: nothing to find
+        return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), created=_EPOCH, expires=_EPOCH)
+    return read_connection_file(find_connection_file(text, Role.CLIENT), Role.CLIENT)

@@ -35,9 +35,13 @@ _RENAMED = {
     "extra": "worker_extra_args",
     "header_skip": "job_directives_skip",
     "job_extra": "job_extra_directives",
-    "job_mem": "job_memory",
+    "job_memory": "job_mem",
     "job_name": "name",
-    "n_workers": "scale",
+    "mem": "memory",
+    "memory_limit": "memory",
+    "ncpus": "job_cpu",
+    "partition": "queue",
+    "time": "walltime",
 }
 """What users of other packages write, and what it is called here."""
 
@@ -158,7 +162,10 @@ def _explain(problem: str, path: str, value: Any) -> str:
     if expected := re.match(r"Expected `([^`]+)`(.*?)(?:, got `[^`]+`)?$", text):
         words = [_WORDS.get(word, word) for word in expected[1].split(" | ") if word != "null"]
         text = f"expected {' or '.join(words)}{expected[2]}"
-        hint = "; quote it" if "str" in expected[1].split(" | ") and isinstance(value, int | float) else ""
+        if "array" in expected[1].split(" | ") and isinstance(value, str):
+            hint = f'; write it as a list: ["{value}"]' if len(value) < 60 else "; write it as a list"
+        else:
+            hint = "; quote it" if "str" in expected[1].split(" | ") and isinstance(value, int | float) else ""
         return f"{path}{where}: {text}, got {show(value)}{hint}"
     return f"{path}{where}: {text[:1].lower()}{text[1:]}" + ("" if "got" in text else f", got {show(value)}")
 

@@ -1,0 +1,145 @@
+"""Verbs that speak to a running cluster: `jobs`, `workers`, `scale`, `down`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from hpccluster.cli.output import progress, say, write_json, write_table
+from hpccluster.errors import CancelFailed, ConfigError
+from hpccluster.units import format_age, format_bytes, parse_bytes
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.command("jobs")
+@click.argument("name")
+@_JSON
+def jobs_command(name: str, as_json: bool) -> None:
+    """Show a cluster's jobs, each with why it waits or failed."""
+    from hpccluster.cli.running import ask
+
+    with progress("asking"):
+        jobs = ask(name, "jobs")
+    if as_json:
+        write_json(jobs)
+    elif not jobs:
+        say("no jobs")
+    else:
+        rows = [
+            (
+                job["id"] or "-",
+                job["name"],
+                job["state"],
+                job["reason"],
+                job["node"],
+                format_age(job["age_seconds"]),
+                f"{job['workers']}/{job['expected_workers']}" if job["workers"] or job["state"] == "RUNNING" else "-",
+                _remark(job),
+            )
+            for job in jobs
+        ]
+        titles = ("JOB", "NAME", "STATE", "REASON", "NODE", "AGE", "WORKERS", "")
+        write_table(titles, rows, flexible=("REASON", "NODE", ""))
+
+
+def _remark(job: dict[str, Any]) -> str:
+    if job.get("estimated_start") and job["state"] == "PENDING":
+        return f"starts about {time.strftime('%H:%M', time.localtime(job['estimated_start']))}"
+    return "" if job.get("exit_code") is None or job["state"] == "RUNNING" else f"exit code {job['exit_code']}"
+
+
+@click.command("workers")
+@click.argument("name")
+@_JSON
+def workers_command(name: str, as_json: bool) -> None:
+    """Show the workers that are connected."""
+    from hpccluster.cli.running import ask
+
+    with progress("asking"):
+        workers = ask(name, "workers")
+    if as_json:
+        write_json(workers)
+    elif not workers:
+        say("no workers")
+    else:
+        rows = [
+            (
+                worker["name"],
+                worker["host"],
+                str(worker["threads"]),
+                format_bytes(worker["memory"]) if worker["memory"] else "-",
+                str(worker["executing"]),
+                format_bytes(worker["stored"]),
+                worker["address"],
+            )
+            for worker in workers
+        ]
+        titles = ("WORKER", "HOST", "THREADS", "MEMORY", "RUNNING", "STORED", "ADDRESS")
+        write_table(titles, rows, flexible=("HOST", "ADDRESS"))
+
+
+@click.command("scale")
+@click.argument("name")
+@click.argument("workers", type=click.IntRange(min=0), required=False)
+@click.option("--jobs", type=click.IntRange(min=0), help="So many jobs.")
+@click.option("--cores", type=click.IntRange(min=0), help="So many cores in all, rounded up to whole jobs.")
+@click.option("--memory", help="So much memory in all, as 512GB.")
+@_JSON
+def scale_command(
+    name: str, workers: int | None, jobs: int | None, cores: int | None, memory: str | None, as_json: bool
+) -> None:
+    """Change a cluster's size to N workers (rounded up to whole jobs), or to so many jobs."""
+    from hpccluster.cli.running import ask
+
+    try:
+        size = None if memory is None else parse_bytes(memory)
+    except ValueError as error:
+        raise ConfigError(f"--memory: {error}") from error
+    given = {
+        unit: amount
+        for unit, amount in (("workers", workers), ("jobs", jobs), ("cores", cores), ("memory", size))
+        if amount is not None
+    }
+    if len(given) != 1:
+        raise click.UsageError("say one of N (workers), --jobs, --cores, --memory", click.get_current_context())
+    with progress("changing the size"):
+        plan = ask(name, "scale", given, wait=600.0)
+    if as_json:
+        write_json(plan)
+    else:
+        say(format_plan(plan))
+
+
+def format_plan(plan: Any) -> str:
+    """A plan as the head tells it, in a line."""
+    from hpccluster.fleet.values import Plan
+
+    return str(Plan.from_plain(plan))
+
+
+@click.command("down")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for the batch system to confirm.")
+@_JSON
+def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Stop a cluster and its program; cancel its jobs and verify that they are gone."""
+    from hpccluster.cli.running import ask
+
+    reports = {}
+    for name in names:
+        with progress(f"stopping {name!r}"):
+            reports[name] = ask(name, "close", {"timeout": timeout}, wait=timeout + 10.0)
+    if as_json:
+        write_json(reports)
+    left = []
+    for name, report in reports.items():
+        cancelled, unconfirmed = report.get("cancelled", []), report.get("unconfirmed", [])
+        left += unconfirmed
+        if not as_json:
+            count = f"{len(cancelled)} job{'' if len(cancelled) == 1 else 's'} cancelled and gone"
+            say(f"stopped {name!r}: {count if cancelled else 'no jobs were left'}")
+    if left:
+        raise CancelFailed(f"the batch system did not confirm the end of these jobs: {', '.join(left)}")

@@ -1,0 +1,101 @@
+"""A cluster's description from the command line: ``-c FILE|NAME``, ``--backend``, ``--set KEY=VALUE``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hpccluster.config import Config, Origin, ResolvedCluster, load_config
+from hpccluster.config.load import parse_text
+from hpccluster.config.schema import Node
+from hpccluster.errors import ConfigError
+
+R = TypeVar("R")
+
+DEFAULT_BACKEND = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the options say, not yet looked up."""
+
+    cluster: str | None
+    backend: str | None
+    values: tuple[str, ...]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``-c`` names a file."""
+        return self.cluster is not None and ("/" in self.cluster or self.cluster.endswith((".yaml", ".yml")))
+
+    def resolve(self, keywords: dict[str, Any] | None = None) -> ResolvedCluster:
+        """The checked description. Raises `ConfigError`."""
+        said = read_values(self.values) | {k: v for k, v in (keywords or {}).items() if v is not None}
+        if self.cluster is not None and self.backend is not None:
+            raise ConfigError("-c says which backend it is; leave --backend out")
+        config = configuration()
+        name = self.cluster or self.backend or DEFAULT_BACKEND
+        resolved = config.resolve_file(Path(name).expanduser(), said) if self.is_file else config.resolve(name, said)
+        check_values(resolved)
+        return resolved
+
+
+def description_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options; the command gets them as ``target``."""
+
+    @click.option(
+        "-c", "--cluster", metavar="FILE|NAME", help="A cluster's description: a file, or a name in the configuration."
+    )
+    @click.option("--backend", metavar="NAME", help="A backend with the values that the configuration has for it.")
+    @click.option(
+        "--set", "values", multiple=True, metavar="KEY=VALUE", help="A value on top: queue=short, adapt.maximum_jobs=9."
+    )
+    @functools.wraps(command)
+    def wrapped(cluster: str | None, backend: str | None, values: tuple[str, ...], **rest: Any) -> R:
+        return command(target=Target(cluster, backend, values), **rest)
+
+    return wrapped
+
+
+def configuration() -> Config:
+    """The user's configuration."""
+    from hpccluster.cluster.describe import options_of
+
+    return load_config(options_of)
+
+
+def check_values(resolved: ResolvedCluster) -> None:
+    """The checks that are the backend's own: what may stand in a job script, sizes and times.
+
+    Raises `ConfigError` that names where the value was said.
+    """
+    from hpccluster.backend.options import build_options
+    from hpccluster.cluster.describe import options_of
+
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    build_options(options_of(resolved.backend), resolved.options, origins=origins)
+
+
+def read_values(values: Sequence[str]) -> dict[str, Any]:
+    """``["queue=short", "adapt.maximum_jobs=9"]`` as values whose origin is known."""
+    found: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: write it as KEY=VALUE")
+        origin = Origin(f"--set {key.strip()}")
+        outer, dot, inner = key.strip().replace("-", "_").partition(".")
+        node = parse_text(value.strip(), origin)
+        if not dot:
+            found[outer] = node
+            continue
+        holder = found.setdefault(outer, Node({}, origin))
+        if not isinstance(holder.value, dict):
+            raise ConfigError(f"--set {text}: {outer} has a value already")
+        holder.value[inner] = node
+    return found

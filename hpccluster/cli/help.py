@@ -1,0 +1,89 @@
+"""The first screen, the rest of the help, and shell completion. Only what works is listed."""
+
+from __future__ import annotations
+
+import click
+
+from hpccluster.cli.output import say
+
+FIRST_SCREEN = """\
+hpccluster: run Python on batch queues or this machine
+
+Start   demo             a small real computation, here
+Run     submit -- CMD    a program with a cluster of its own; survives logout
+        down NAME        stop it, cancel its jobs and verify
+        scale NAME N     change its size
+Look    status [NAME]    all clusters, or one
+        jobs NAME        each with why it waits or failed
+        logs NAME        -f, --job ID
+Set up  config, script, backends
+By hand scheduler, worker
+
+  hpccluster submit --name sweep -- python sweep.py
+  hpccluster logs -f sweep
+  hpccluster status --json
+
+'hpccluster VERB --help' says more on a verb, 'hpccluster help --all' lists all.
+"""
+
+_REST = """\
+More verbs
+        wait NAME        until its program has ended; exits with its code
+        workers NAME     the workers that are connected
+        credentials      a connection file for a host that shares none with us
+        completion       for bash, zsh or fish
+        help [VERB]      this
+
+Everywhere
+  -c FILE|NAME           a cluster's description: a file, or a name from the configuration
+  --backend NAME, --set KEY=VALUE    a backend's values in place of, or on top of, those
+  --json                 for programs, with every verb that looks
+  --debug                the whole traceback of an error
+  --version
+
+Configuration, the stronger one last: /etc/hpccluster/*.yaml, <prefix>/etc/hpccluster/*.yaml,
+~/.config/hpccluster/*.yaml, ./hpccluster.yaml, $HPCCLUSTER_CONFIG, HPCCLUSTER_SLURM__CORES=8
+and the like, the command line. 'hpccluster config show' prints each value with its origin.
+
+Exit codes
+  0 fine   1 anything else   2 wrong usage or configuration   3 refused by the batch system
+  4 a job or worker died   5 no such cluster, or not reachable   6 not allowed (credentials)
+  124 timed out   130 interrupted
+  'submit --wait' returns the program's own code, and 125 for any failure of ours.
+
+Environment
+  HPCCLUSTER_STATE_DIRECTORY   where clusters keep their files (~/.local/state/hpccluster)
+  HPCCLUSTER_CLUSTER           the cluster that Client() joins; set for submitted programs
+  NO_COLOR                     no colours
+"""
+
+
+@click.command("help")
+@click.argument("verb", required=False)
+@click.option("--all", "everything", is_flag=True, help="All verbs, configuration, exit codes.")
+@click.pass_context
+def help_command(context: click.Context, verb: str | None, everything: bool) -> None:
+    """Say what there is."""
+    from hpccluster.cli.main import cli
+
+    assert context.parent is not None
+    if verb is None:
+        say(FIRST_SCREEN.rstrip() if not everything else f"{FIRST_SCREEN}\n{_REST}".rstrip())
+        return
+    _, command, _ = cli.resolve_command(context.parent, [verb])
+    assert command is not None
+    with click.Context(command, info_name=verb, parent=context.parent) as inner:
+        say(command.get_help(inner))
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print a completion script; for bash: eval "$(hpccluster completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    from hpccluster.cli.main import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    say(kind(cli, {}, "hpccluster", "_HPCCLUSTER_COMPLETE").source())

@@ -1,0 +1,142 @@
+"""What people and programs get to see: tables, JSON, progress, errors. Knows terminals, and nothing of clusters.
+
+A table goes to a terminal through rich, fitted to its width; into a pipe it is plain columns without colour, boxes or
+limits. JSON and table come from one value. What is on its way goes to stderr, results to stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpccluster.errors import HpcClusterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ERROR_LINES = 10
+PROGRESS_AFTER = 0.3
+"""Seconds before an operation shows that it is under way."""
+
+_STYLES = {
+    "RUNNING": "green",
+    "running": "green",
+    "PENDING": "yellow",
+    "starting": "yellow",
+    "closing": "yellow",
+    "FAILED": "red",
+    "TIMEOUT": "red",
+    "NODE_FAIL": "red",
+    "OUT_OF_MEMORY": "red",
+    "failed": "red",
+    "lost": "red",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console for stdout or stderr; it minds ``NO_COLOR``, ``COLUMNS`` and what it writes to."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, emoji=False, markup=False)
+
+
+def say(text: str = "") -> None:
+    """A line of the result."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """A line about what happens: on stderr, so that it is in nobody's pipe."""
+    click.echo(text, err=True)
+
+
+def write_json(value: Any) -> None:
+    """A value for programs: two blanks of indentation, keys in their order."""
+    say(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def write_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[str] = ()) -> None:
+    """Rows below titles. Columns that are empty throughout are left out; those in ``flexible`` give way, with an
+    ellipsis, where the terminal is too narrow."""
+    used = [number for number, _ in enumerate(titles) if any(row[number] for row in rows)]
+    titles = [titles[number] for number in used]
+    rows = [[row[number] for number in used] for row in rows]
+    if not sys.stdout.isatty():
+        say(plain_table(titles, rows))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in titles:
+        if title in flexible:
+            table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=4)
+        else:
+            table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=_width(title, titles, rows))
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].partition(" ")[0], "")) for cell in row))
+    console().print(table)
+
+
+def _width(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    column = titles.index(title)
+    return min(30, max(len(title), *(len(row[column]) for row in rows))) if rows else len(title)
+
+
+def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns two blanks apart, for pipes."""
+    lines = [titles, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def write_facts(facts: Mapping[str, str], *, indent: str = "  ") -> None:
+    """Lines of ``name   value``; empty values are left out."""
+    shown = {name: value for name, value in facts.items() if value}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        first, *more = value.splitlines()
+        say(f"{indent}{name.ljust(width)}  {first}")
+        for line in more:
+            say(f"{indent}{' ' * width}  {line}")
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Show that ``text`` is under way, if it takes longer than a moment and somebody looks."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    status = console(stderr=True).status(text)
+    timer = threading.Timer(PROGRESS_AFTER, status.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
+
+
+def write_error(error: BaseException) -> None:
+    """An error for people: at most ten lines on stderr, the first with its code."""
+    text = str(error).rstrip() or type(error).__name__
+    if not isinstance(error, HpcClusterError):
+        kind = "" if isinstance(error, OSError | click.ClickException) else f"internal error: {type(error).__name__}: "
+        text = f"{kind}{text}"
+    lines = text.splitlines()
+    if isinstance(error, HpcClusterError) and error.code and error.code not in text:
+        lines[0] += f" ({error.code})"
+    if len(lines) > ERROR_LINES:
+        lines = [*lines[: ERROR_LINES - 1], f"... {len(lines) - ERROR_LINES + 1} more lines with --debug"]
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    note("\n".join(lines))

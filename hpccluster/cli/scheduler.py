@@ -1,0 +1,244 @@
+"""A scheduler by hand: no fleet, no jobs; workers are started by people. What `hpccluster scheduler` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hpccluster.cli.output import note, say
+from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
+from hpccluster.comm.tls import Security
+from hpccluster.errors import CommError, ConfigError
+from hpccluster.head.directory import ClusterDirectory, HeadRecord, process_start
+from hpccluster.head.listening import choose_hosts
+from hpccluster.ids import make_cluster_name
+from hpccluster.protocol.messages import Role
+from hpccluster.runtime.scheduler import Scheduler
+from hpccluster.state.scheduler.records import WorkerRecord
+from hpccluster.units import format_bytes
+
+USUAL_PORT = 8786
+BY_HAND = "by hand"
+"""What stands in place of a backend."""
+PLAIN_LIFETIME = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerOptions:
+    """What the command line said; empty texts for what it did not say."""
+
+    name: str = ""
+    host: str = ""
+    port: int | None = None
+    interface: str = ""
+    contact_host: str = ""
+    plain: bool = False
+
+
+async def run_scheduler(options: SchedulerOptions) -> str:
+    """Serve until SIGINT, SIGTERM or ``hpccluster down``; why it ended. Afterwards its files are gone."""
+    over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, _end, over, number.name)
+    identity = uuid.uuid4().hex
+    parent = state_directory()
+    async with AsyncExitStack() as undo:
+        directory = ClusterDirectory.claim(parent, _make_record(options.name or _free_name(parent), identity))
+        undo.callback(directory.remove, reason="the scheduler has ended")
+        security, files = _make_credentials(identity, directory, plain=options.plain)
+        scheduler = await _start(options, identity, directory.record.name, security)
+        undo.push_async_callback(scheduler.close, "the scheduler has ended")
+        _add_operations(scheduler, directory, over)
+        for path, file in files:
+            write_connection_file(path, _with_addresses(file, scheduler.addresses))
+        directory.update(state="running", address=scheduler.address)
+        scheduler.on_worker = _tell_worker
+        _tell(directory, scheduler, plain=options.plain)
+        return await over
+
+
+def _end(over: asyncio.Future[str], reason: str) -> None:
+    if not over.done():
+        over.set_result(reason)
+
+
+def _free_name(parent: Path) -> str:
+    chooser = random.SystemRandom()
+    while (parent / (name := make_cluster_name(chooser.choice))).exists():
+        pass
+    return name
+
+
+def _make_record(name: str, identity: str) -> HeadRecord:
+    start = process_start(os.getpid())
+    assert start is not None
+    return HeadRecord(
+        name=name,
+        id=identity,
+        backend=BY_HAND,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_start=start,
+        created=time.time(),
+    )
+
+
+def _make_credentials(
+    identity: str, directory: ClusterDirectory, *, plain: bool
+) -> tuple[Security | None, list[tuple[Path, ConnectionFile]]]:
+    """The scheduler's own credential, and the connection files of the others but for the addresses."""
+    created = datetime.now(UTC)
+    places = ((Role.CLIENT, directory.client_file), (Role.WORKER, directory.worker_file))
+    if plain:
+        expires = created + PLAIN_LIFETIME
+        return None, [(path, _make_file(identity, directory, role, created, expires)) for role, path in places]
+    from hpccluster.comm.authority import Authority
+
+    authority = Authority(identity)
+    files = []
+    for role, path in places:
+        issued = authority.issue(role, role.value)
+        file = _make_file(
+            identity,
+            directory,
+            role,
+            created,
+            issued.expires,
+            ca=authority.ca_pem,
+            certificate=issued.certificate_pem,
+            key=issued.key_pem,
+        )
+        files.append((path, file))
+    own = authority.issue(Role.SCHEDULER, "head")
+    security = Security.from_pem(
+        ca=authority.ca_pem, certificate=own.certificate_pem, key=own.key_pem, role=Role.SCHEDULER, cluster=identity
+    )
+    return security, files
+
+
+def _make_file(
+    identity: str, directory: ClusterDirectory, role: Role, created: datetime, expires: datetime, **pems: str
+) -> ConnectionFile:
+    name = directory.record.name
+    return ConnectionFile(
+        cluster=identity, name=name, role=role, addresses=(), created=created, expires=expires, **pems
+    )
+
+
+def _with_addresses(file: ConnectionFile, addresses: tuple[str, ...]) -> ConnectionFile:
+    from dataclasses import replace
+
+    return replace(file, addresses=addresses)
+
+
+async def _start(options: SchedulerOptions, identity: str, name: str, security: Security | None) -> Scheduler:
+    """Listen on the port that was asked for; else on the usual one, or on any."""
+    listening, contact = choose_hosts(
+        host=options.host, interface=options.interface, contact_host=options.contact_host, runs_here=False
+    )
+    ports = [USUAL_PORT, 0] if options.port is None else [options.port]
+    for port in ports:
+        scheduler = Scheduler(
+            cluster=identity,
+            cluster_name=name,
+            security=security,
+            host=listening,
+            port=port,
+            contact_host=contact,
+        )
+        try:
+            await scheduler.start()
+        except CommError:
+            if port == ports[-1]:
+                raise
+        else:
+            return scheduler
+    raise AssertionError
+
+
+def _add_operations(scheduler: Scheduler, directory: ClusterDirectory, over: asyncio.Future[str]) -> None:
+    """What `status`, `workers`, `jobs` and `down` ask of any cluster."""
+
+    async def info(_: dict[str, Any]) -> Any:
+        workers = scheduler.state.workers.values()
+        return {
+            "name": directory.record.name,
+            "id": directory.record.id,
+            "address": scheduler.address,
+            "backend": BY_HAND,
+            "workers": len(workers),
+            "expected_workers": len(workers),
+            "threads": sum(worker.threads for worker in workers),
+            "memory": sum(worker.memory for worker in workers),
+            "jobs": {},
+        }
+
+    async def workers(_: dict[str, Any]) -> Any:
+        return [
+            {
+                "name": worker.name,
+                "job": worker.job,
+                "address": worker.address,
+                "host": worker.host,
+                "pid": worker.pid,
+                "threads": worker.threads,
+                "memory": worker.memory,
+                "executing": len(worker.in_flight),
+                "stored": worker.stored,
+                "resident": worker.resident,
+            }
+            for worker in scheduler.state.workers.values()
+        ]
+
+    async def jobs(_: dict[str, Any]) -> Any:
+        return []
+
+    async def scale(_: dict[str, Any]) -> Any:
+        raise ConfigError(
+            f"a scheduler by hand starts no workers; do so with: hpccluster worker {directory.record.name}"
+        )
+
+    async def close(_: dict[str, Any]) -> Any:
+        # In the next turn of the loop: the answer has been said by then.
+        asyncio.get_running_loop().call_later(0.1, _end, over, "it was told to")
+        return {"cancelled": [], "unconfirmed": []}
+
+    for operation in (info, workers, jobs, scale, close):
+        scheduler.add_operation(operation.__name__, operation)
+
+
+def _tell(directory: ClusterDirectory, scheduler: Scheduler, *, plain: bool) -> None:
+    name = directory.record.name
+    say(f"hpccluster scheduler {name!r}")
+    for address in scheduler.addresses:
+        say(f"  address      {address}")
+    say(f"  connection   {_shown(directory.path)}/   (files readable by you only)")
+    say("  start a worker here or on any host that shares your home:")
+    say(f"               hpccluster worker {name}")
+    say(f'  connect      Client("{name}")  or  Client("{scheduler.address}")')
+    if plain:
+        note(
+            "warning: plain tcp: anyone who reaches this port can run code as you; use it on a network of your own only"
+        )
+
+
+def _tell_worker(worker: WorkerRecord, reason: str | None) -> None:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    memory = f", {format_bytes(worker.memory)}" if worker.memory else ""
+    what = f"joined  ({worker.threads} threads{memory})" if reason is None else f"left: {reason}"
+    say(f"{stamp}  worker {worker.name}  {worker.address}  {what}")
+
+
+def _shown(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -1,0 +1,78 @@
+"""`status`: all clusters, or one."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from hpccluster.cli.output import progress, say, write_facts, write_json, write_table
+from hpccluster.units import format_age, format_bytes
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of clusters, or with NAME one.")
+def status_command(name: str | None, as_json: bool) -> None:
+    """Show all clusters of yours, or one in full."""
+    from hpccluster.cli.running import describe, find_cluster, known_clusters
+
+    with progress("asking"):
+        found = describe(known_clusters() if name is None else [find_cluster(name)[0]])
+    if as_json:
+        write_json(found if name is None else found[0])
+    elif name is not None:
+        _write_one(found[0])
+    elif found:
+        rows = [
+            (
+                facts["name"],
+                _outcome(facts),
+                facts["backend"],
+                format_age(facts["age_seconds"]),
+                _workers(facts),
+                _jobs(facts),
+                facts["host"],
+            )
+            for facts in sorted(found, key=lambda facts: float(facts["created"]))
+        ]
+        write_table(("NAME", "STATE", "BACKEND", "AGE", "WORKERS", "JOBS", "HEAD"), rows, flexible=("JOBS", "HEAD"))
+    else:
+        say("no clusters; start one with: hpccluster submit -- CMD")
+
+
+def _write_one(facts: dict[str, Any]) -> None:
+    say(f"{facts['name']}   {_outcome(facts)}   {format_age(facts['age_seconds'])}   {facts['backend']}")
+    program = facts["program"]
+    write_facts(
+        {
+            "program": shlex.join(program["command"]) if program else "",
+            "workers": _workers(facts),
+            "threads": str(facts["threads"] or ""),
+            "memory": format_bytes(facts["memory"]) if facts["memory"] else "",
+            "jobs": _jobs(facts),
+            "head": f"process {facts['pid']} on {facts['host']}",
+            "address": facts["address"] if facts["ended"] is None else "",
+            "files": facts["directory"],
+            "why": facts["reason"],
+            "careful": f"the end of these jobs was not confirmed: {', '.join(facts['unconfirmed'])}"
+            if facts["unconfirmed"]
+            else "",
+        }
+    )
+
+
+def _outcome(facts: dict[str, Any]) -> str:
+    program = facts["program"]
+    if program is not None and program["exit_code"] is not None and facts["ended"] is not None:
+        return f"{facts['state']}, exit code {program['exit_code']}"
+    return str(facts["state"])
+
+
+def _workers(facts: dict[str, Any]) -> str:
+    return "" if facts["workers"] is None else f"{facts['workers']}/{facts['expected_workers']}"
+
+
+def _jobs(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {state.lower()}" for state, count in (facts["jobs"] or {}).items() if count)

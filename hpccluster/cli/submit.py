@@ -1,0 +1,147 @@
+"""`submit`: a program with a cluster of its own, which survives logout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from hpccluster.cli.description import Target, description_options
+from hpccluster.cli.output import note, progress, say, write_json
+from hpccluster.errors import ConfigError
+from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
+
+_PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
+
+
+@click.command("submit", context_settings={"allow_interspersed_args": False})
+@description_options
+@click.option("--name", metavar="NAME", help="What the cluster is called; by default a name that can be said.")
+@click.option(
+    "--jobs", type=click.IntRange(min=0), metavar="N", help="Start with N jobs, whatever the description says."
+)
+@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Start with N workers.")
+@click.option(
+    "--wait", is_flag=True, help="Until it has ended; the exit code is the program's, 125 for a failure of ours."
+)
+@click.option("--follow", is_flag=True, help="Like --wait, and show what the program writes.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+def submit_command(
+    target: Target,
+    name: str | None,
+    jobs: int | None,
+    workers: int | None,
+    wait: bool,
+    follow: bool,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Run a program with a cluster of its own.
+
+    The program finds its cluster by itself: Client() without arguments. Program and cluster go on when you log out,
+    and end together when the program ends. What it writes is kept: hpccluster logs NAME.
+    """
+    from hpccluster.cluster.launch import start_head
+
+    if jobs is not None and workers is not None:
+        raise click.UsageError("--jobs and --workers exclude each other", click.get_current_context())
+    size = {"jobs": jobs} if jobs is not None else {"workers": workers} if workers is not None else None
+    spec, python = make_program_spec(target, command, name=name, size=size)
+    with progress("starting the cluster"):
+        ready = start_head(spec, python=python).ready
+    if as_json:
+        write_json(
+            {
+                "name": ready.name,
+                "id": ready.id,
+                "backend": spec.backend,
+                "host": socket.gethostname(),
+                "pid": ready.pid,
+                "address": ready.address,
+                "directory": ready.directory,
+                "plan": ready.plan,
+            }
+        )
+    elif not follow:
+        _tell(spec, ready)
+    return _stay(ready, follow=follow) if wait or follow else 0
+
+
+def make_program_spec(
+    target: Target, command: tuple[str, ...], *, name: str | None = None, size: dict[str, int] | None = None
+) -> tuple[HeadSpec, str]:
+    """The specification of a detached head that runs the command, and the interpreter that head and workers are to use
+    (empty for this one)."""
+    from hpccluster.cluster.describe import make_spec
+
+    program = shutil.which(command[0])
+    if program is None:
+        raise ConfigError(f"cannot run {command[0]!r}: no such program")
+    python = _interpreter(command[0], program)
+    resolved = target.resolve({"scale": size, "name": name})
+    if python and "python" not in resolved.options:
+        resolved = replace(resolved, options={**resolved.options, "python": python})
+    spec = make_spec(
+        resolved,
+        detached=True,
+        program=command,
+        program_directory=str(Path.cwd()),
+        program_environment=os.environ,
+    )
+    if spec.scale is None and spec.adapt is None:
+        # A program beside which no worker is ever started would wait for ever.
+        spec = replace(spec, scale=ScaleRequest(jobs=1))
+    return spec, python
+
+
+def _interpreter(word: str, program: str) -> str:
+    """The program's own Python, where it is another one than ours: head and workers must be of the program's kind."""
+    if not _PYTHON.fullmatch(Path(word).name) or Path(program).parent == Path(sys.executable).parent:
+        return ""
+    check = subprocess.run(
+        [program, "-c", "import hpccluster"], capture_output=True, text=True, timeout=60, check=False
+    )
+    if check.returncode:
+        last = (check.stderr.strip().splitlines() or ["it failed"])[-1]
+        raise ConfigError(
+            f"the program's Python has no usable hpccluster: {last}\n"
+            f"python:  {program}\nfix:     {program} -m pip install hpccluster, or name another Python"
+        )
+    return program
+
+
+def _tell(spec: HeadSpec, ready: HeadReady) -> None:
+    from hpccluster.cli.cluster import format_plan
+
+    host, name = socket.gethostname(), ready.name
+    say(f"submitted {name!r}   program and head: here ({host}, process {ready.pid}), jobs: {spec.backend}")
+    if ready.plan is not None:
+        say(f"  {format_plan(ready.plan)}")
+    say(f"  follow: hpccluster logs -f {name}     state: hpccluster status {name}     stop: hpccluster down {name}")
+    say(f"  survives logout; a restart of {host}, or its limits on long-running processes, would end it")
+
+
+def _stay(ready: HeadReady, *, follow: bool) -> int:
+    """Wait for the program; its exit code."""
+    from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_program
+    from hpccluster.head.directory import PROGRAM_LOG
+
+    directory = Path(ready.directory)
+    try:
+        if follow:
+            record = follow_file(directory / PROGRAM_LOG, directory)
+        else:
+            with progress(f"waiting for {ready.name!r}"):
+                record = wait_for_program(directory)
+    except KeyboardInterrupt:
+        note(f"{ready.name!r} goes on; stop it with: hpccluster down {ready.name}")
+        raise
+    return program_exit_code(record)

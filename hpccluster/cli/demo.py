@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -122,10 +121,9 @@ def _make_cluster(target: Target, workers: int | None) -> ClusterManager:
     keywords = read_values(target.values)
     if workers is not None or (resolved.scale is None and resolved.adapt is None):
         keywords["scale"] = {"workers": workers or 2}
-    if resolved.options.get("cores") is None:
-        keywords["cores"] = 1 if resolved.backend != "local" else max(1, min(4, os.cpu_count() or 1))
-    if resolved.backend != "local" and resolved.options.get("memory") is None:
-        keywords["memory"] = "1GB"
+    if resolved.backend != "local":
+        # what a batch system wants to know; on this machine a job has a core and its share of memory
+        keywords |= {key: value for key, value in (("cores", 1), ("memory", "1GB")) if key not in resolved.options}
     if target.is_file:
         assert target.cluster is not None
         return ClusterManager.from_file(target.cluster, **keywords)

@@ -88,7 +88,7 @@ def read_values(values: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: write it as KEY=VALUE")
-        origin = Origin(f"--set {key.strip()}")
+        origin = Origin("--set")
         outer, dot, inner = key.strip().replace("-", "_").partition(".")
         node = parse_text(value.strip(), origin)
         if not dot:

@@ -98,7 +98,8 @@ def make_program_spec(
     )
     if spec.scale is None and spec.adapt is None:
         # A program beside which no worker is ever started would wait for ever.
-        spec = replace(spec, scale=ScaleRequest(jobs=1))
+        whole = ScaleRequest(cores=os.cpu_count()) if spec.backend == "local" else ScaleRequest(jobs=1)
+        spec = replace(spec, scale=whole)
     return spec, python
 
 

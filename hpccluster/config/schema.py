@@ -73,10 +73,15 @@ class AdaptOptions:
     maximum: Annotated[Count | None, Meta(description="Workers, at most.")] = None
     minimum_jobs: Annotated[Count | None, Meta(description="Jobs that are always there.")] = None
     maximum_jobs: Annotated[Count | None, Meta(description="Jobs, at most.")] = None
+    minimum_cores: Annotated[Count | None, Meta(description="Cores that are always there.")] = None
+    maximum_cores: Annotated[Count | None, Meta(description="Cores, at most.")] = None
+    minimum_memory: Annotated[str | Count | None, Meta(description="Memory that is always there.")] = None
+    maximum_memory: Annotated[str | Count | None, Meta(description="Memory, at most.")] = None
     target_duration: Annotated[Duration | None, Meta(description="How long the queued work should take.")] = None
     interval: Annotated[Duration | None, Meta(description="Time between decisions.")] = None
     wait_count: Annotated[Count | None, Meta(description="Decisions in a row before workers are let go.")] = None
     idle_timeout: Annotated[Duration | None, Meta(description="Idle time after which a job is let go.")] = None
+    max_pending: Annotated[Count | None, Meta(description="Jobs that may wait in the queue at once.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -263,3 +263,14 @@ def test_the_json_schema_knows_all_keys() -> None:
     assert "queue" not in sections["local"]["properties"]
     assert "scale" in sections["clusters"]["additionalProperties"]["properties"]
     assert "#/$defs/ScaleOptions" in msgspec.json.encode(schema).decode()
+
+
+def test_adapt_and_scale_have_the_keys_of_the_fleet() -> None:
+    from dataclasses import fields
+
+    from hpccluster.config.schema import AdaptOptions, ScaleOptions
+    from hpccluster.head.spec import ScaleRequest
+    from hpccluster.state.fleet.adaptive import AdaptSettings
+
+    assert {item.name for item in fields(AdaptOptions)} == {item.name for item in fields(AdaptSettings)}
+    assert {item.name for item in fields(ScaleOptions)} == {item.name for item in fields(ScaleRequest)}

@@ -9,6 +9,7 @@ from hpccluster.protocol.messages import (
     RunTask,
     RunTasks,
     TaskErrorBody,
+    TaskOptions,
     TasksFinished,
     TasksStored,
 )
@@ -16,6 +17,7 @@ from hpccluster.state.scheduler.actions import Outbox
 from hpccluster.state.scheduler.records import (
     ClientRecord,
     FunctionRecord,
+    GroupKey,
     ReadyGroup,
     TaskRecord,
     TaskState,
@@ -37,8 +39,8 @@ class Core:
         self.clients: dict[str, ClientRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.nannies: set[str] = set()
-        self.groups: dict[tuple[int, str, object], ReadyGroup] = {}
-        """Ready tasks by (-priority, client, constraints)."""
+        self.groups: dict[GroupKey, ReadyGroup] = {}
+        """Ready tasks. A group is listed while it has any; its tasks know it all their life."""
         self.ready = 0
         """How many tasks are READY."""
         self.unfinished = 0
@@ -121,9 +123,17 @@ class Core:
 
     # ----------------------------------------------------------------------------------------------- ready tasks
 
-    def group_of(self, client: ClientRecord, options: object, template: ReadyGroup) -> ReadyGroup:
-        """The group of that client and options; ``template`` is used if there is none yet."""
-        return self.groups.setdefault((-template.priority, client.name, options), template)
+    def group_of(self, client: ClientRecord, options: TaskOptions) -> ReadyGroup:
+        """The group of the client's tasks with these options."""
+        constraints: object = None
+        if options.workers or options.resources:
+            resources = tuple(sorted(options.resources.items()))
+            constraints = tuple(options.workers), options.allow_other_workers, resources
+        key = (-options.priority, client, constraints)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = ReadyGroup(key, options)
+        return group
 
     def enqueue(self, task: TaskRecord, *, first: bool) -> None:
         """The task is ready: before (``first``) or behind its group's others.
@@ -132,6 +142,7 @@ class Core:
         """
         group = task.group
         assert group is not None
+        task.group = group = self.groups.setdefault(group.key, group)  # it is not listed while it is empty
         task.state = TaskState.READY
         self.ready += 1
         if first:

@@ -13,7 +13,6 @@ from hpccluster.protocol.messages import (
     ReleaseFutures,
     SubmitTasks,
     TaskErred,
-    TaskOptions,
     TasksCancelled,
 )
 from hpccluster.state.scheduler.core import Core, task_error
@@ -21,7 +20,6 @@ from hpccluster.state.scheduler.records import (
     UNFINISHED,
     ClientRecord,
     FunctionRecord,
-    ReadyGroup,
     TaskRecord,
     TaskState,
 )
@@ -58,8 +56,7 @@ def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
         core.out.send(client.name, TaskErred(list(futures), error))
         return
     options = message.options
-    constraints = _constraints(options)
-    group = core.group_of(client, constraints, ReadyGroup(client, options))
+    group = core.group_of(client, options)
     known = client.futures
     order = -options.priority * MANY
     plain = not message.dependencies and not message.keys
@@ -117,12 +114,6 @@ def _submit_one(core: Core, client: ClientRecord, task: TaskRecord, needs: list[
         else:
             needed.dependants.add(task)
     begin(core, task)
-
-
-def _constraints(options: TaskOptions) -> object:
-    if not options.workers and not options.resources:
-        return None
-    return tuple(options.workers), options.allow_other_workers, tuple(sorted(options.resources.items()))
 
 
 def _share(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> None:
@@ -267,6 +258,6 @@ def client_left(core: Core, client: ClientRecord) -> None:
         if not function.tasks and not function.clients:
             core.functions.pop(function.id, None)
     core.unplaced = [entry for entry in core.unplaced if entry[1] is not client]
-    for key in [key for key in core.groups if key[1] == client.name]:
+    for key in [key for key in core.groups if key[1] is client]:
         if not any(task.state is TaskState.READY for task in core.groups[key].tasks):
             del core.groups[key]

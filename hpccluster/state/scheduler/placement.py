@@ -48,7 +48,10 @@ def has_room(core: Core, worker: WorkerRecord, expected: float) -> bool:
 
 def place(core: Core) -> None:
     """Give ready tasks to workers with room: highest priority first, clients of one priority in turns."""
-    if not core.ready or not core.open:
+    if not core.ready:
+        core.groups.clear()  # what they hold is ready no longer
+        return
+    if not core.open:
         return
     heap: _Heap = [(load(core, w), number, w) for number, w in enumerate(core.open.values())]
     heapify(heap)

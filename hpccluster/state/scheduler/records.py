@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
+from typing import TypeAlias
 
 from hpccluster.protocol.messages import TaskErrorBody, TaskOptions
 
@@ -211,15 +212,19 @@ class ClientRecord:
         return f"<client {self.name}>"
 
 
+GroupKey: TypeAlias = tuple[int, ClientRecord, object]
+"""(-priority, client, constraints)."""
+
+
 class ReadyGroup:
     """Ready tasks of one client, priority and set of constraints: within it, any worker that fits one fits all."""
 
-    __slots__ = ("client", "constrained", "options", "priority", "tasks")
+    __slots__ = ("client", "constrained", "key", "options", "tasks")
 
-    def __init__(self, client: ClientRecord, options: TaskOptions) -> None:
-        self.client = client
+    def __init__(self, key: GroupKey, options: TaskOptions) -> None:
+        self.key = key
+        self.client = key[1]
         self.options = options
-        self.priority = options.priority
         self.constrained = bool(options.workers or options.resources)
         self.tasks: deque[TaskRecord] = deque()
         """May hold tasks that are ready no longer: whoever takes one out looks at its state."""

@@ -110,9 +110,8 @@ def _submit_one(core: Core, client: ClientRecord, task: TaskRecord, needs: list[
     task.dependencies = found
     for needed in found:
         if needed.dependants is None:
-            needed.dependants = {task}
-        else:
-            needed.dependants.add(task)
+            needed.dependants = {}
+        needed.dependants[task] = None
     begin(core, task)
 
 

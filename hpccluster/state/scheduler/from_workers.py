@@ -19,6 +19,7 @@ from hpccluster.state.scheduler.core import Core, task_error
 from hpccluster.state.scheduler.from_clients import place_unplaced
 from hpccluster.state.scheduler.records import UNFINISHED, FunctionRecord, TaskRecord, TaskState, WorkerRecord
 from hpccluster.state.scheduler.transitions import (
+    add_holder,
     complete,
     fail,
     lose_data,
@@ -56,7 +57,7 @@ def worker_left(core: Core, worker: WorkerRecord) -> None:
     worker.retiring = True  # so that nothing puts it back among the open ones
     for task in reversed(list(worker.in_flight.values())):  # each goes to the front: the oldest comes out first
         rerun(core, task)
-    for task in sorted(worker.holds, key=lambda record: record.id):
+    for task in sorted(worker.holds, key=lambda record: -record.id):  # what is computed again goes to the front, too
         lose_data(core, task, worker)
     for other in core.workers.values():
         for task_id in [t for t, target in other.handover.items() if target is worker]:
@@ -91,9 +92,8 @@ def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
 def _unasked_data(core: Core, worker: WorkerRecord, number: int) -> None:
     """The worker holds a result that was computed for an old attempt: as good as a copy, or useless."""
     task = core.tasks.get(number)
-    if task is not None and task.state is TaskState.STORED and task.holders is not None:
-        task.holders.add(worker)
-        worker.holds.add(task)
+    if task is not None and task.state is TaskState.STORED:
+        add_holder(task, worker)
     else:
         core.out.send(worker.name, FreeData([number]))
 
@@ -150,9 +150,8 @@ def replicas_added(core: Core, worker: WorkerRecord, message: ReplicasAdded) -> 
     """The worker holds these results, too."""
     for number in message.tasks:
         task = core.tasks.get(number)
-        if task is not None and task.state is TaskState.STORED and task.holders is not None:
-            task.holders.add(worker)
-            worker.holds.add(task)
+        if task is not None and task.state is TaskState.STORED:
+            add_holder(task, worker)
         else:
             core.out.send(worker.name, FreeData([number]))
 
@@ -162,9 +161,8 @@ def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
     task = core.tasks.get(message.task)
     if task is not None and task.state is TaskState.PLACING:
         complete(core, task, payload=None, size=message.size, holder=worker)
-    elif task is not None and task.state is TaskState.STORED and task.holders is not None:
-        task.holders.add(worker)
-        worker.holds.add(task)
+    elif task is not None and task.state is TaskState.STORED:
+        add_holder(task, worker)
     else:
         core.out.send(worker.name, FreeData([message.task]))
 

@@ -118,8 +118,8 @@ class TaskRecord:
         """The last attempt that was blamed for its worker's death."""
         self.dependencies: tuple[TaskRecord, ...] = NO_TASKS
         """Inputs, in the order in which the arguments number them (one may occur twice)."""
-        self.dependants: set[TaskRecord] | None = None
-        """Records that have this one among their dependencies."""
+        self.dependants: dict[TaskRecord, None] | None = None
+        """Records that have this one among their dependencies, oldest first."""
         self.consumers = 0
         """Of these, how many still have to run."""
         self.waiting = 0
@@ -131,7 +131,8 @@ class TaskRecord:
         self.worker: WorkerRecord | None = None
         self.expected = 0.0
         """What was added to its worker's ``occupancy``."""
-        self.holders: set[WorkerRecord] | None = None
+        self.holders: dict[WorkerRecord, None] | None = None
+        """Who has the result, oldest copy first."""
         self.payload: bytes | None = None
         self.size = 0
         self.error: TaskErrorBody | None = None

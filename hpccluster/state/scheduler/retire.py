@@ -13,7 +13,7 @@ from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.events import DataHeld
 from hpccluster.state.scheduler.placement import describe
 from hpccluster.state.scheduler.records import TaskRecord, TaskState, WorkerRecord
-from hpccluster.state.scheduler.transitions import lose_data
+from hpccluster.state.scheduler.transitions import add_holder, lose_data
 
 
 def retire(core: Core, worker: WorkerRecord) -> None:
@@ -66,10 +66,9 @@ def _hand_over(core: Core, worker: WorkerRecord) -> None:
 def data_held(core: Core, event: DataHeld) -> None:
     """The scheduler's own process has a copy now, or could not get one."""
     task, worker = core.tasks.get(event.task), core.workers.get(event.worker)
-    if task is not None and task.state is TaskState.STORED and task.holders is not None:
+    if task is not None and task.state is TaskState.STORED:
         if event.succeeded:
-            task.holders.add(core.holder)
-            core.holder.holds.add(task)
+            add_holder(task, core.holder)
         elif worker is not None:
             lose_data(core, task, worker)
     if worker is not None:

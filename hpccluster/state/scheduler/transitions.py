@@ -38,7 +38,7 @@ def begin(core: Core, task: TaskRecord, *, again: bool = False) -> None:
                 needed.state = TaskState.WAITING
                 needed.attempt += 1
                 begun.append(needed)
-    for begins in begun:
+    for begins in reversed(begun):  # each goes to the front: inputs come out before what needs them, the first first
         if begins.state is not TaskState.WAITING:
             continue  # one that failed below has taken it along
         begins.waiting = 0
@@ -107,8 +107,7 @@ def complete(core: Core, task: TaskRecord, *, payload: bytes | None, size: int, 
     else:
         assert holder is not None
         task.state = TaskState.STORED
-        task.holders = {holder}
-        holder.holds.add(task)
+        add_holder(task, holder)
     core.tell_finished(task)
     if task.dependencies:
         consumed(core, task, forget=payload is not None)
@@ -120,10 +119,18 @@ def complete(core: Core, task: TaskRecord, *, payload: bytes | None, size: int, 
         release(core, task)
 
 
+def add_holder(task: TaskRecord, holder: WorkerRecord) -> None:
+    """``holder`` has the task's result."""
+    if task.holders is None:
+        task.holders = {}
+    task.holders[holder] = None
+    holder.holds.add(task)
+
+
 def available(core: Core, task: TaskRecord) -> None:
     """The result of the task can be had: whoever waited for it may be ready."""
-    for dependant in sorted(task.dependants or (), key=lambda record: record.id):
-        if dependant.state is TaskState.WAITING and dependant.waiting:
+    for dependant in reversed(task.dependants or ()):  # each goes to the front: the oldest comes out first
+        if dependant.state is TaskState.WAITING:
             dependant.waiting -= 1
             if not dependant.waiting:
                 core.enqueue(dependant, first=True)
@@ -145,7 +152,7 @@ def drop_dependencies(task: TaskRecord) -> None:
     """Cut the task from its inputs."""
     for needed in distinct(task.dependencies):
         assert needed.dependants is not None
-        needed.dependants.discard(task)
+        needed.dependants.pop(task, None)
     task.dependencies = NO_TASKS
 
 
@@ -285,7 +292,7 @@ def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
     holder.holds.discard(task)
     if task.holders is None or task.state is not TaskState.STORED:
         return
-    task.holders.discard(holder)
+    task.holders.pop(holder, None)
     if task.holders:
         return
     task.holders = None

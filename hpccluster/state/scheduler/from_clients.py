@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hpccluster.protocol.messages import (
     CancelFutures,
     DataPlaced,
@@ -34,6 +36,10 @@ from hpccluster.state.scheduler.transitions import (
 
 MANY = 1 << 44
 """More tasks than any scheduler numbers: the step between two priorities in a task's order."""
+HIGHEST_PRIORITY = 1 << 18
+"""Priorities beyond it count as it, so that a task's order is a number that can be sent."""
+LAST_FUTURE = 1 << 63
+"""Futures are numbered below it."""
 
 
 def define(core: Core, client: ClientRecord, message: DefineFunction) -> None:
@@ -48,19 +54,21 @@ def define(core: Core, client: ClientRecord, message: DefineFunction) -> None:
 
 
 def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
-    """New tasks of one function."""
-    function = core.functions.get(message.function)
+    """New tasks of one function. Futures that are known already were said twice; they stay as they are."""
+    if not 0 <= message.first <= LAST_FUTURE - len(message.arguments):
+        return
     futures = range(message.first, message.first + len(message.arguments))
-    if function is None:
-        error = task_error("RemoteProtocolError", "the tasks name a function that was never sent")
-        core.out.send(client.name, TaskErred(list(futures), error))
+    function = core.functions.get(message.function)
+    if function is None or not _is_sound(message):
+        wrong = "name a function that was never sent" if function is None else "are malformed"
+        new = [future for future in futures if future not in client.futures]
+        core.out.send(client.name, TaskErred(new, task_error("RemoteProtocolError", f"the tasks {wrong}")))
         return
     options = message.options
     group = core.group_of(client, options)
     known = client.futures
-    order = -options.priority * MANY
-    plain = not message.dependencies and not message.keys
-    if plain:
+    order = -max(-HIGHEST_PRIORITY, min(options.priority, HIGHEST_PRIORITY)) * MANY
+    if not message.dependencies and not message.keys and known.keys().isdisjoint(futures):
         number = core.next_task
         for future, arguments in zip(futures, message.arguments, strict=True):
             task = TaskRecord(number, function, arguments, group)
@@ -79,7 +87,8 @@ def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
         core.unfinished += count
         return
     for index, future in enumerate(futures):
-        needs = message.dependencies[index] if message.dependencies else []
+        if future in known:
+            continue
         key = message.keys[index] if message.keys else ""
         shared = core.keys.get(key) if key else None
         if shared is not None:
@@ -93,18 +102,27 @@ def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
         task.key = key
         task.wanted.append((client, future))
         core.tasks[task.id] = task
-        known[future] = task
         if key:
             core.keys[key] = task
-        _submit_one(core, client, task, needs)
+        _submit_one(core, client, future, task, message.dependencies[index] if message.dependencies else [])
 
 
-def _submit_one(core: Core, client: ClientRecord, task: TaskRecord, needs: list[int]) -> None:
-    inputs = [client.futures.get(future) for future in needs]
+def _is_sound(message: SubmitTasks) -> bool:
+    """Whether the columns belong together, and the resources are amounts."""
+    count = len(message.arguments)
+    return (
+        len(message.dependencies) in (0, count)
+        and len(message.keys) in (0, count)
+        and all(0 <= amount < math.inf for amount in message.options.resources.values())
+    )
+
+
+def _submit_one(core: Core, client: ClientRecord, future: int, task: TaskRecord, needs: list[int]) -> None:
+    inputs = [client.futures.get(number) for number in needs]
+    client.futures[future] = task  # only now: it cannot be its own input
     found = tuple(record for record in inputs if record is not None)
     if len(found) < len(inputs):
         core.unfinished += 1
-        task.dependencies = ()
         fail(core, task, task_error("DependencyFailed", "an input of the task was cancelled or released"))
         return
     task.dependencies = found
@@ -134,7 +152,11 @@ def _share(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> N
 
 def put(core: Core, client: ClientRecord, message: PutData) -> None:
     """Small data that the scheduler keeps itself."""
+    if not 0 <= message.first <= LAST_FUTURE - len(message.payloads):
+        return
     for future, payload in enumerate(message.payloads, start=message.first):
+        if future in client.futures:
+            continue
         task = _data_record(core, client, future)
         task.state = TaskState.FINISHED
         task.payload = payload
@@ -152,15 +174,14 @@ def _data_record(core: Core, client: ClientRecord, future: int) -> TaskRecord:
 
 def place_data(core: Core, client: ClientRecord, message: PlaceData) -> None:
     """Large data is about to come: say to which worker."""
-    task = client.futures.get(message.future)
-    if task is None:
-        task = _data_record(core, client, message.future)
-        task.state = TaskState.PLACING
-        task.size = message.size
-        core.unfinished += 1
-    if task.state is TaskState.PLACING:
-        core.unplaced.append((task, client, message.future, message.workers))
-        place_unplaced(core)
+    if message.future in client.futures:
+        return
+    task = _data_record(core, client, message.future)
+    task.state = TaskState.PLACING
+    task.size = message.size
+    core.unfinished += 1
+    core.unplaced.append((task, client, message.future, message.workers))
+    place_unplaced(core)
 
 
 def place_unplaced(core: Core) -> None:

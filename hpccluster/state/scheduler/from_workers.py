@@ -66,24 +66,23 @@ def worker_left(core: Core, worker: WorkerRecord) -> None:
 
 def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
     """Results, and what they teach about durations."""
-    tasks, payloads, sizes, durations = message.tasks, message.payloads, message.sizes, message.durations
     in_flight = worker.in_flight
     function: FunctionRecord | None = None
     total, count = 0.0, 0
-    for index, number in enumerate(tasks):
+    columns = zip(message.tasks, message.attempts, message.payloads, message.sizes, message.durations, strict=False)
+    for number, attempt, payload, size, duration in columns:
         task = in_flight.get(number)
-        if task is None or task.attempt != message.attempts[index]:
-            if payloads[index] is None:
+        if task is None or task.attempt != attempt:
+            if payload is None:
                 _unasked_data(core, worker, number)
             continue
         if task.function is not function:
             if function is not None:
                 function.learn(total / count, count)
             function, total, count = task.function, 0.0, 0
-        total += durations[index]
+        total += duration
         count += 1
-        payload = payloads[index]
-        complete(core, task, payload=payload, size=sizes[index], holder=None if payload is not None else worker)
+        complete(core, task, payload=payload, size=size, holder=None if payload is not None else worker)
     if function is not None:
         function.learn(total / count, count)
     worker.progress = core.now
@@ -173,7 +172,7 @@ def worker_exited(core: Core, message: WorkerExited) -> None:
         return
     for number, attempt in message.running:
         task = core.tasks.get(number)
-        if task is None or task.state > UNFINISHED or task.function is None or task.blamed >= attempt:
+        if task is None or task.function is None or task.state > UNFINISHED or not task.blamed < attempt <= task.attempt:
             continue
         task.blamed = attempt
         task.deaths += 1

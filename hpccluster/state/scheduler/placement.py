@@ -154,7 +154,8 @@ def allowed_workers(core: Core, options: TaskOptions) -> list[WorkerRecord]:
 def fits(worker: WorkerRecord, options: TaskOptions) -> bool:
     """Whether the worker has the resources free that the options ask for."""
     return all(
-        worker.resources.get(name, 0) - worker.used.get(name, 0) >= amount for name, amount in options.resources.items()
+        worker.used.get(name, 0) + amount <= worker.resources.get(name, 0) + 1e-9  # sums of fractions are not exact
+        for name, amount in options.resources.items()
     )
 
 

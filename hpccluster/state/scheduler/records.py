@@ -14,6 +14,9 @@ UNKNOWN_DURATION = 0.5
 SHORTEST_DURATION = 25e-6
 """No task is taken for shorter than what handing it over costs."""
 
+LONGEST_DURATION = 1e9
+"""What a worker reports beyond that (or below zero, or as no number) teaches nothing."""
+
 
 class TaskState(IntEnum):
     """Where a task is in its life. Compared with ``is`` and ``<`` on the hot path, hence integers."""
@@ -43,7 +46,7 @@ NO_TASKS: tuple[TaskRecord, ...] = ()
 class FunctionRecord:
     """A function, by the hash of its pickled body."""
 
-    __slots__ = ("body", "clients", "duration", "id", "name", "number", "paths", "tasks")
+    __slots__ = ("body", "clients", "duration", "expected", "id", "name", "number", "paths", "tasks")
 
     def __init__(self, number: int, digest: bytes, name: str, body: bytes, paths: list[str]) -> None:
         self.number = number
@@ -53,19 +56,19 @@ class FunctionRecord:
         self.paths = paths
         self.duration = -1.0
         """Mean seconds, newest counted most; negative before the first run."""
+        self.expected = UNKNOWN_DURATION
+        """Seconds that a run is expected to take."""
         self.tasks = 0
         """Records that name it."""
         self.clients: set[ClientRecord] = set()
 
-    @property
-    def expected(self) -> float:
-        """Seconds that a run is expected to take."""
-        return UNKNOWN_DURATION if self.duration < 0 else max(self.duration, SHORTEST_DURATION)
-
     def learn(self, mean: float, count: int) -> None:
         """``count`` runs took ``mean`` seconds each."""
+        if not 0 <= mean < LONGEST_DURATION:
+            return
         weight = 1.0 if self.duration < 0 else max(0.3, 1 - 0.9**count)
         self.duration = mean if self.duration < 0 else self.duration + weight * (mean - self.duration)
+        self.expected = max(self.duration, SHORTEST_DURATION)
 
 
 class TaskRecord:

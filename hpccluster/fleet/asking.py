@@ -11,10 +11,10 @@ from hpccluster.errors import BackendError, HpcClusterError
 T = TypeVar("T")
 
 
-async def ask(call: Awaitable[T], *, doing: str, timeout: float) -> T:
+async def ask(call: Awaitable[T], *, doing: str, timeout: float | None) -> T:
     """The answer of a backend.
 
-    Raises the backend's own `HpcClusterError`, or a plain `BackendError` if it does not answer in time or fails in a way
+    Raises the backend's own `HpcClusterError`, or a plain `BackendError` if it does not answer in time, or fails in a way
     that its contract does not know.
     """
     try:

@@ -1,0 +1,130 @@
+"""Programs with clusters of their own on this machine: submitted, looked at, followed, waited for, stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cluster_processes import processes_of, wait_until_gone
+from support.command import Commands
+from support.deadline import wait_until
+
+PROGRAM = """\
+import sys
+from hpccluster import Client
+with Client() as client:
+    print("sum", sum(client.gather(client.map(abs, range(-5, 5)))))
+sys.exit(int(sys.argv[1]))
+"""
+STAYS = """\
+import time
+from pathlib import Path
+print("ready", flush=True)
+while not Path("end").exists():
+    time.sleep(0.05)
+print("over", flush=True)
+"""
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    made = Commands.below(tmp_path)
+    (made.directory / "program.py").write_text(PROGRAM)
+    (made.directory / "stays.py").write_text(STAYS)
+    yield made
+    wait_until_gone(made.state)
+
+
+def submit(commands: Commands, *arguments: str, name: str = "sweep", code: int = 0) -> str:
+    done = commands.run("submit", "--name", name, "--workers", "1", *arguments, code=code)
+    return done.stdout + done.stderr
+
+
+def state_of(commands: Commands, name: str = "sweep") -> str:
+    return str(json.loads(commands.out("status", name, "--json"))["state"])
+
+
+def test_a_program_finds_its_cluster_and_keeps_its_exit_code(commands: Commands) -> None:
+    said = submit(commands, "--wait", "--", sys.executable, "program.py", "3", code=3)
+    assert said.startswith("submitted 'sweep'   program and head: here (")
+    for verb in ("logs -f", "status", "down"):
+        assert f"hpccluster {verb} sweep" in said
+    assert "survives logout" in said
+    assert commands.out("logs", "sweep") == "sum 25\n"
+    assert commands.run("wait", "sweep", code=3).stdout == ""
+    facts = json.loads(commands.out("status", "sweep", "--json"))
+    assert facts["state"] == "finished"
+    assert facts["program"]["exit_code"] == 3
+    assert "finished, exit code 3" in commands.out("status", "sweep")
+    assert "finished, exit code 3" in commands.out("status")
+    assert "has ended" in commands.err("jobs", "sweep", code=5)
+    assert "has ended" in commands.err("down", "sweep", code=5)
+
+
+def test_follow_shows_what_the_program_writes(commands: Commands) -> None:
+    assert submit(commands, "--follow", "--", sys.executable, "program.py", "0") == "sum 25\n"
+
+
+def test_a_running_program_is_looked_at_and_stopped(commands: Commands) -> None:
+    submit(commands, "--", sys.executable, "stays.py")
+    assert state_of(commands) == "running"
+    assert "is running already" in submit(commands, "--", sys.executable, "stays.py", code=5)
+    wait_until(lambda: json.loads(commands.out("workers", "sweep", "--json")), "a worker")
+    (job,) = json.loads(commands.out("jobs", "sweep", "--json"))
+    assert job["state"] == "RUNNING"
+    assert job["workers"] == 1
+    assert "1/1" in commands.out("jobs", "sweep")
+    assert "2 jobs" in commands.out("scale", "sweep", "2")
+    assert len(json.loads(commands.out("jobs", "sweep", "--json"))) == 2
+    assert "stage" in commands.out("logs", "sweep", "--job", job["name"])
+    assert commands.out("logs", "sweep", "--head")
+    assert "goes on" in commands.err("wait", "sweep", "--timeout", "0.1", code=124)
+    assert "stopped 'sweep': 2 jobs cancelled and gone" in commands.out("down", "sweep")
+    wait_until_gone(commands.state)
+    assert commands.out("logs", "sweep") == "ready\n"
+    assert state_of(commands) == "killed"
+
+
+def test_logs_are_followed_to_the_programs_end(commands: Commands) -> None:
+    submit(commands, "--", sys.executable, "stays.py")
+    with commands.started("logs", "-f", "sweep") as logs:
+        logs.wait_for("ready")
+        (commands.directory / "end").touch()
+        assert logs.wait() == 0
+        assert logs.output == "ready\nover\n"
+
+
+def test_an_interrupt_leaves_the_program_running(commands: Commands) -> None:
+    with commands.started("submit", "--name", "sweep", "--wait", "--", sys.executable, "stays.py") as submitted:
+        submitted.wait_for("survives logout")
+        submitted.process.send_signal(signal.SIGINT)
+        assert submitted.wait() == 130
+        assert "'sweep' goes on; stop it with: hpccluster down sweep" in submitted.output
+    assert state_of(commands) == "running"
+    (commands.directory / "end").touch()
+    assert commands.run("wait", "sweep").returncode == 0
+
+
+def test_a_program_that_cannot_run_leaves_nothing(commands: Commands) -> None:
+    (commands.directory / "no.yaml").write_text("backend: local\ncoers: 1\n")
+    (commands.directory / "no.yaml").chmod(0o600)
+    assert "no such program" in submit(commands, "--wait", "--", "./nothing", code=125)
+    assert "no.yaml line 2" in submit(commands, "-c", "no.yaml", "--", sys.executable, "stays.py", code=2)
+    assert not processes_of(commands.state)
+
+
+def test_the_demo_computes_and_cleans_up(commands: Commands) -> None:
+    done = commands.run("demo")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("STATION")
+    assert len(lines) == 10
+    assert lines[1].startswith("granite-pass")
+    assert lines[-1].startswith("done in ")
+    assert "\x1b" not in done.stdout + done.stderr
+    wait_until_gone(commands.state)
+    assert not list(commands.state.iterdir())

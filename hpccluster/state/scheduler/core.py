@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from hpccluster.protocol.messages import (
     AddFunctions,
+    CancelTasks,
     DataLocation,
+    FreeData,
     FunctionBody,
     RunTask,
     RunTasks,
@@ -56,35 +58,50 @@ class Core:
         self.turn = 0
         """Rotates the clients of one priority."""
         self.now = 0.0
-        self.out = Outbox()
-        self._finished: dict[str, TasksFinished] = {}
-        self._stored: dict[str, TasksStored] = {}
-        self._runs: dict[str, list[RunTask]] = {}
-        self._bodies: dict[str, list[FunctionBody]] = {}
+        self._open_outbox()
         self.holder = WorkerRecord(HELD, address=address, threads=1, memory=0, job="", host="", pid=0)
         """Stands for the scheduler's own process where it holds data of last resort."""
 
     # ------------------------------------------------------------------------------------------------ the outbox
 
+    def _open_outbox(self) -> None:
+        self.out = Outbox()
+        self._finished: dict[str, TasksFinished] = {}
+        self._stored: dict[str, TasksStored] = {}
+        self._freed: dict[str, FreeData] = {}
+        self._cancelled: dict[str, CancelTasks] = {}
+        self._runs: dict[str, list[RunTask]] = {}
+        self._bodies: dict[str, list[FunctionBody]] = {}
+
     def tell_finished(self, task: TaskRecord) -> None:
         """Tell every client that wants it that the task's result is there."""
-        if task.payload is not None:
-            for client, future in task.wanted:
-                finished = self._finished.get(client.name)
-                if finished is None:
-                    self._finished[client.name] = TasksFinished([future], [task.payload])
-                else:
-                    finished.futures.append(future)
-                    finished.payloads.append(task.payload)
-        else:
-            for client, future in task.wanted:
-                stored = self._stored.setdefault(client.name, TasksStored([], []))
-                stored.futures.append(future)
-                stored.sizes.append(task.size)
+        for client, future in task.wanted:
+            self.tell_result(client, future, task)
         if task.locators:
             for client, future in task.locators:
                 self.tell_location(client, future, task)
             task.locators = None
+
+    def tell_result(self, client: ClientRecord, future: int, task: TaskRecord) -> None:
+        """Tell a client that the result is there.
+
+        All results of one `handle` are one message, which stands where the first of them was told: no future's result
+        comes after something that was said of it later.
+        """
+        if task.payload is not None:
+            finished = self._finished.get(client.name)
+            if finished is None:
+                finished = self._finished[client.name] = TasksFinished([], [])
+                self.out.send(client.name, finished)
+            finished.futures.append(future)
+            finished.payloads.append(task.payload)
+        else:
+            stored = self._stored.get(client.name)
+            if stored is None:
+                stored = self._stored[client.name] = TasksStored([], [])
+                self.out.send(client.name, stored)
+            stored.futures.append(future)
+            stored.sizes.append(task.size)
 
     def tell_location(self, client: ClientRecord, future: int, task: TaskRecord) -> None:
         """Tell a client where a result is."""
@@ -92,6 +109,23 @@ class Core:
         if holders and self.holder.address and self.holder.address not in holders:
             holders.append(self.holder.address)  # the scheduler relays where a holder cannot be reached
         self.out.send(client.name, DataLocation(future, task.id, task.size, holders, task.payload))
+
+    def tell_to_free(self, worker: WorkerRecord, number: int) -> None:
+        """Tell a worker that nobody needs this result of its any longer."""
+        freed = self._freed.get(worker.name)
+        if freed is None:
+            freed = self._freed[worker.name] = FreeData([])
+            self.out.send(worker.name, freed)
+        freed.tasks.append(number)
+
+    def tell_to_cancel(self, worker: WorkerRecord, number: int, attempt: int) -> None:
+        """Tell a worker to forget a task."""
+        cancelled = self._cancelled.get(worker.name)
+        if cancelled is None:
+            cancelled = self._cancelled[worker.name] = CancelTasks([], [])
+            self.out.send(worker.name, cancelled)
+        cancelled.tasks.append(number)
+        cancelled.attempts.append(attempt)
 
     def run(self, worker: WorkerRecord, message: RunTask, function: FunctionRecord) -> None:
         """Put a task into the worker's next `RunTasks`, its function before it."""
@@ -109,16 +143,11 @@ class Core:
     def take_outbox(self) -> Outbox:
         """What has gathered since the last time."""
         out = self.out
-        for name, finished in self._finished.items():
-            out.send(name, finished)
-        for name, stored in self._stored.items():
-            out.send(name, stored)
         for name, bodies in self._bodies.items():
             out.send(name, AddFunctions(bodies))
         for name, runs in self._runs.items():
             out.send(name, RunTasks(runs))
-        self._finished, self._stored, self._runs, self._bodies = {}, {}, {}, {}
-        self.out = Outbox()
+        self._open_outbox()
         return out
 
     # ----------------------------------------------------------------------------------------------- ready tasks

@@ -26,12 +26,12 @@ from hpccluster.state.scheduler.records import (
     TaskState,
 )
 from hpccluster.state.scheduler.transitions import (
+    AVAILABLE,
     begin,
     cancel,
     fail,
     lose_data,
     release,
-    tell_error,
 )
 
 MANY = 1 << 44
@@ -140,11 +140,8 @@ def _share(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> N
     if task.state is TaskState.RELEASED:
         task.attempt += 1
         begin(core, task, again=True)
-    elif task.state in (TaskState.FINISHED, TaskState.STORED):
-        others, task.wanted = task.wanted, [(client, future)]
-        locators, task.locators = task.locators, None
-        core.tell_finished(task)
-        task.wanted, task.locators = others, locators
+    elif task.state in AVAILABLE:
+        core.tell_result(client, future, task)
     elif task.state is TaskState.ERRED:
         assert task.error is not None
         core.out.send(client.name, TaskErred([future], task.error))
@@ -233,38 +230,41 @@ def unwant(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> N
 
 def cancel_futures(core: Core, client: ClientRecord, message: CancelFutures) -> None:
     """Cancel tasks, unless other clients want them, too: then this client's futures end alone."""
-    gone: list[int] = []
+    ended: list[int] = []
     for future in message.futures:
         task = client.futures.get(future)
         if task is None:
             continue
-        if task.state <= UNFINISHED and all(owner is client for owner, _ in task.wanted):
-            cancel(core, task)
+        if task.state <= UNFINISHED:
+            ended += cancel(core, client, task)
         else:
+            ended.append(future)
             del client.futures[future]
-            gone.append(future)
             unwant(core, client, future, task)
-    if gone:
-        core.out.send(client.name, TasksCancelled(gone))
+    if ended:
+        core.out.send(client.name, TasksCancelled(ended))
 
 
 def locate(core: Core, client: ClientRecord, message: LocateData) -> None:
-    """Where is a result? At once if it is somewhere; else as soon as it is."""
+    """Where is a result? At once if it is somewhere; else as soon as it is, or is known never to be."""
     task = client.futures.get(message.future)
     if task is None:
         core.out.send(client.name, TasksCancelled([message.future]))
         return
-    if message.failed and task.holders:
-        for holder in [h for h in task.holders if h.address in message.failed]:
-            lose_data(core, task, holder)
-    if task.state in (TaskState.FINISHED, TaskState.STORED):
-        core.tell_location(client, message.future, task)
-        return
-    task.locators = [*(task.locators or ()), (client, message.future)]
     if task.state is TaskState.ERRED:
-        wanted, task.wanted = task.wanted, []
-        tell_error(core, task)
-        task.wanted = wanted
+        assert task.error is not None
+        core.out.send(client.name, TaskErred([message.future], task.error))
+        return
+    for holder in [h for h in task.holders or () if h.address in message.failed]:
+        lose_data(core, task, holder)
+    if task.state in AVAILABLE:
+        core.tell_location(client, message.future, task)
+    elif task.state <= UNFINISHED:
+        pair = (client, message.future)
+        task.locators = task.locators or []
+        if pair not in task.locators:
+            task.locators.append(pair)
+    # else its loss was an error, of which the client has just been told
 
 
 def client_left(core: Core, client: ClientRecord) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from hpccluster.protocol.messages import (
-    CancelTasks,
     DataStored,
     FetchesFailed,
-    FreeData,
     Hello,
     InputsMissing,
     ReplicasAdded,
@@ -94,7 +92,7 @@ def _unasked_data(core: Core, worker: WorkerRecord, number: int) -> None:
     if task is not None and task.state is TaskState.STORED:
         add_holder(task, worker)
     else:
-        core.out.send(worker.name, FreeData([number]))
+        core.tell_to_free(worker, number)
 
 
 def task_failed(core: Core, worker: WorkerRecord, message: TaskFailed) -> None:
@@ -152,7 +150,7 @@ def replicas_added(core: Core, worker: WorkerRecord, message: ReplicasAdded) -> 
         if task is not None and task.state is TaskState.STORED:
             add_holder(task, worker)
         else:
-            core.out.send(worker.name, FreeData([number]))
+            core.tell_to_free(worker, number)
 
 
 def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
@@ -163,7 +161,7 @@ def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
     elif task is not None and task.state is TaskState.STORED:
         add_holder(task, worker)
     else:
-        core.out.send(worker.name, FreeData([message.task]))
+        core.tell_to_free(worker, message.task)
 
 
 def worker_exited(core: Core, message: WorkerExited) -> None:
@@ -172,7 +170,12 @@ def worker_exited(core: Core, message: WorkerExited) -> None:
         return
     for number, attempt in message.running:
         task = core.tasks.get(number)
-        if task is None or task.function is None or task.state > UNFINISHED or not task.blamed < attempt <= task.attempt:
+        if (
+            task is None
+            or task.function is None
+            or task.state > UNFINISHED
+            or not task.blamed < attempt <= task.attempt
+        ):
             continue
         task.blamed = attempt
         task.deaths += 1
@@ -199,7 +202,6 @@ def _too_deadly(core: Core, task: TaskRecord, message: WorkerExited) -> None:
         peak_memory=message.peak_memory,
         deaths=task.deaths,
     )
-    if task.worker is not None:  # already handed out again
-        core.out.send(task.worker.name, CancelTasks([task.id], [task.attempt]))
-    task.attempt += 1
+    if task.worker is not None:  # handed out again
+        core.tell_to_cancel(task.worker, task.id, task.attempt)
     fail(core, task, error)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hpccluster.protocol.messages import CancelTasks, FreeData, TaskErred, TaskErrorBody, TasksCancelled
+from hpccluster.protocol.messages import TaskErred, TaskErrorBody
 from hpccluster.state.scheduler.actions import DropHeld
 from hpccluster.state.scheduler.core import Core, task_error
 from hpccluster.state.scheduler.records import (
     NO_TASKS,
     UNFINISHED,
+    ClientRecord,
     TaskRecord,
     TaskState,
     WorkerRecord,
@@ -158,68 +159,62 @@ def drop_dependencies(task: TaskRecord) -> None:
 
 def fail(core: Core, task: TaskRecord, error: TaskErrorBody) -> None:
     """The task has failed for good, and with it all that needs its result."""
+    told: dict[str, list[int]] = {}
     failing = [task]
     while failing:
         failed = failing.pop()
         if failed.state > UNFINISHED:
             continue
-        if failed is not task and failed.worker is not None:
-            core.out.send(failed.worker.name, CancelTasks([failed.id], [failed.attempt]))
+        if failed.worker is not None and failed is not task:
+            core.tell_to_cancel(failed.worker, failed.id, failed.attempt)
         leave_unfinished(core, failed)
         failed.state = TaskState.ERRED
         failed.error = error
         failed.arguments = b""
-        tell_error(core, failed)
+        failed.locators = None
+        for client, future in failed.wanted:
+            told.setdefault(client.name, []).append(future)
         failing.extend(d for d in failed.dependants or () if d.state <= UNFINISHED)
         if failed.dependencies:
             consumed(core, failed, forget=True)
         if not failed.wanted and not failed.consumers:
             release(core, failed)
+    for name, futures in told.items():
+        core.out.send(name, TaskErred(futures, error))
 
 
-def tell_error(core: Core, task: TaskRecord) -> None:
-    """Tell every client that wants it why there is no result."""
-    assert task.error is not None
-    per_client: dict[str, list[int]] = {}
-    for client, future in [*task.wanted, *(task.locators or ())]:
-        per_client.setdefault(client.name, []).append(future)
-    task.locators = None
-    for name, futures in per_client.items():
-        core.out.send(name, TaskErred(futures, task.error))
+def cancel(core: Core, client: ClientRecord, task: TaskRecord) -> list[int]:
+    """End the client's futures of an unfinished task and of all that needs it; returns them.
 
-
-def cancel(core: Core, task: TaskRecord) -> None:
-    """Cancel an unfinished task and all that needs it, whoever wants them."""
-    cancelled = [task]
-    text = "an input of the task was cancelled"
-    while cancelled:
-        current = cancelled.pop()
-        if current.state > UNFINISHED:
-            continue
-        per_client: dict[str, list[int]] = {}
-        for client, future in current.wanted:
-            per_client.setdefault(client.name, []).append(future)
-            client.futures.pop(future, None)
-        for name, futures in per_client.items():
-            core.out.send(name, TasksCancelled(futures))
-        current.wanted.clear()
-        withdraw(core, current)
-        cancelled.extend(d for d in current.dependants or () if d.state <= UNFINISHED)
-        current.state = TaskState.ERRED
-        current.error = task_error("DependencyFailed", text)
-        if current.dependencies:
-            consumed(core, current, forget=True)
-        if not current.consumers:
-            release(core, current)
+    What another client wants, or needs for what it wants, goes on.
+    """
+    ends = {task: None}
+    growing = [task]
+    for current in growing:
+        for dependant in current.dependants or ():
+            if dependant.state <= UNFINISHED and dependant not in ends:
+                ends[dependant] = None
+                growing.append(dependant)
+    ended: list[int] = []
+    for current in growing:
+        mine = [future for owner, future in current.wanted if owner is client]
+        for future in mine:
+            del client.futures[future]
+        ended += mine
+        current.wanted = [pair for pair in current.wanted if pair[0] is not client]
+        if current.locators:
+            current.locators = [pair for pair in current.locators if pair[0] is not client] or None
+    for current in reversed(growing):
+        release(core, current)
+    return ended
 
 
 def withdraw(core: Core, task: TaskRecord) -> None:
-    """An unfinished task is to run no longer; its worker is told."""
-    worker, attempt = task.worker, task.attempt
+    """An unfinished task is not to run; its worker is told."""
+    if task.worker is not None:
+        core.tell_to_cancel(task.worker, task.id, task.attempt)
     leave_unfinished(core, task)
     task.attempt += 1
-    if worker is not None:
-        core.out.send(worker.name, CancelTasks([task.id], [attempt]))
 
 
 # ---------------------------------------------------------------------------------------------------- nobody needs it
@@ -232,30 +227,22 @@ def release(core: Core, task: TaskRecord) -> None:
         current = releasing.pop()
         if current.wanted or current.consumers or current.state is TaskState.FORGOTTEN:
             continue
-        unfinished = current.state <= UNFINISHED
-        if unfinished:
+        if current.state <= UNFINISHED:
             withdraw(core, current)
-        elif current.function is None and current.dependants:
-            continue  # a client's data: results made from it may need it again, and nobody can compute it
-        drop_data(core, current)
-        recoverable = current.dependants and current.function is not None and current.state is not TaskState.ERRED
-        if unfinished:
+            current.state = TaskState.RELEASED
             for needed in distinct(current.dependencies):
                 needed.consumers -= 1
-        if recoverable and current.state is not TaskState.FINISHED:
-            current.state = TaskState.RELEASED
-            releasing.extend(n for n in distinct(current.dependencies) if not n.consumers and not n.wanted)
-            continue
-        if current.dependants:
-            # somebody's stored result holds on to it, and it is small (or lost): it stays for as long
-            if unfinished:
-                current.state = TaskState.ERRED
-                current.error = current.error or task_error("ResultLost", "the data was released")
-            continue
         dependencies = current.dependencies
-        drop_dependencies(current)
-        forget(core, current)
-        releasing.extend(n for n in distinct(dependencies) if not n.consumers and not n.wanted)
+        if not current.dependants:
+            drop_data(core, current)
+            drop_dependencies(current)
+            forget(core, current)
+        elif current.function is None or current.state in (TaskState.FINISHED, TaskState.ERRED):
+            continue  # a stored result may need it again, and it is small, or nobody can compute it
+        else:
+            drop_data(core, current)
+            current.state = TaskState.RELEASED
+        releasing.extend(needed for needed in distinct(dependencies) if not needed.consumers and not needed.wanted)
 
 
 def drop_data(core: Core, task: TaskRecord) -> None:
@@ -267,7 +254,7 @@ def drop_data(core: Core, task: TaskRecord) -> None:
         if holder is core.holder:
             core.out.actions.append(DropHeld(task.id))
         else:
-            core.out.send(holder.name, FreeData([task.id]))
+            core.tell_to_free(holder, task.id)
             holder.handover.pop(task.id, None)
     task.holders = None
 

@@ -129,7 +129,8 @@ class WorkerState:
 
     def _run_tasks(self, message: RunTasks) -> None:
         if self.leaving:
-            self._give_back([(run.task, run.attempt) for run in message.tasks])
+            fresh = [run for run in message.tasks if run.task not in self.assigned or self._is_newer(run)]
+            self._give_back([(run.task, run.attempt) for run in fresh])
             return
         assigned = self.assigned
         ready: list[RunTask] = []

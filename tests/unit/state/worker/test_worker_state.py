@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from support.worker_env import A, B, C, ME, WorkerEnv, done_message, held, inline, task
 
 from hpccluster.protocol.messages import (
     AddFunctions,
@@ -25,6 +24,7 @@ from hpccluster.protocol.messages import (
 )
 from hpccluster.state.worker.actions import DiscardResults, DropData, End, Execute, Fetch, KeepResults, Withdraw
 from hpccluster.state.worker.events import DataPushed, LeaveWish, Source, Tick, Withdrawn
+from support.worker_env import ME, A, B, C, WorkerEnv, done_message, held, inline, task
 
 
 @pytest.fixture
@@ -328,6 +328,15 @@ class TestLeaving:
         env.skip()
         env.run(task(1), task(2))
         env.expect(TasksReturned([1, 2], [1, 1]))
+
+    def test_a_repeated_hand_out_of_a_running_task_is_not_returned(self, env: WorkerEnv) -> None:
+        env.run(task(1))
+        env.say(Source.SHELL, LeaveWish("SIGTERM", env.now + 4))
+        env.skip()
+        env.run(task(1))
+        env.expect()
+        done = env.finish(1)
+        env.expect(done)
 
     def test_a_second_wish_may_only_shorten_the_time(self, env: WorkerEnv) -> None:
         env.say(Source.SHELL, LeaveWish("SIGTERM", env.now + 4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
-from support.worker_env import A, B, C, ME, WorkerEnv, done_message, held, inline, task
 
 from hpccluster.protocol.messages import (
     CancelTasks,
@@ -29,6 +28,7 @@ from hpccluster.state.worker.actions import (
     Withdraw,
 )
 from hpccluster.state.worker.events import DataPushed, LeaveWish, Source, Tick, Withdrawn
+from support.worker_env import ME, A, B, C, WorkerEnv, done_message, held, inline, task
 
 Pair = tuple[int, int]
 TASKS = st.integers(1, 6)

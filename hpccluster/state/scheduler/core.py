@@ -20,6 +20,7 @@ from hpccluster.state.scheduler.records import (
     ClientRecord,
     FunctionRecord,
     GroupKey,
+    Placement,
     ReadyGroup,
     TaskRecord,
     TaskState,
@@ -51,8 +52,8 @@ class Core:
         """Workers that can be given more."""
         self.retirees: dict[str, WorkerRecord] = {}
         """Workers on their way home."""
-        self.unplaced: list[tuple[TaskRecord, ClientRecord, int, list[str]]] = []
-        """Scattered data that waits for a worker."""
+        self.placing: dict[int, Placement] = {}
+        """Clients' data on its way, by task."""
         self.next_task = 1
         self.next_function = 1
         self.turn = 0

@@ -18,10 +18,12 @@ from hpccluster.protocol.messages import (
     TasksCancelled,
 )
 from hpccluster.state.scheduler.core import Core, task_error
+from hpccluster.state.scheduler.placement import is_named
 from hpccluster.state.scheduler.records import (
     UNFINISHED,
     ClientRecord,
     FunctionRecord,
+    Placement,
     TaskRecord,
     TaskState,
 )
@@ -177,34 +179,44 @@ def place_data(core: Core, client: ClientRecord, message: PlaceData) -> None:
     task.state = TaskState.PLACING
     task.size = message.size
     core.unfinished += 1
-    core.unplaced.append((task, client, message.future, message.workers))
-    place_unplaced(core)
+    placement = Placement(task, client, message.future, message.workers)
+    core.placing[task.id] = client.placing[message.future] = placement
+    find_place(core, placement)
 
 
-def place_unplaced(core: Core) -> None:
-    """Name a worker for each data that waits for one: the one that holds least."""
-    waiting, core.unplaced = core.unplaced, []
-    for entry in waiting:
-        task, client, future, wishes = entry
-        if task.state is not TaskState.PLACING:
-            continue
-        candidates = [w for w in core.workers.values() if not w.retiring]
-        if wishes:
-            candidates = [w for w in candidates if w.name in wishes or w.address in wishes or w.host in wishes]
-        if not candidates:
-            core.unplaced.append(entry)
-            continue
-        worker = min(candidates, key=lambda w: w.stored)
-        worker.stored += task.size
-        core.out.send(client.name, DataPlacement(future, task.id, worker.address))
+def find_place(core: Core, placement: Placement) -> None:
+    """Name a worker for the data: of those allowed, the one that holds least. Where there is none yet, it waits."""
+    allowed = [w for w in core.workers.values() if not w.retiring and is_named(w, placement.wishes)]
+    untried = [w for w in allowed if w not in placement.tried]
+    if untried:
+        worker = min(untried, key=lambda w: w.stored)
+        worker.stored += placement.task.size
+        placement.worker = worker
+        core.out.send(placement.client.name, DataPlacement(placement.future, placement.task.id, worker.address))
+    elif allowed:
+        names = ", ".join(worker.name for worker in allowed)
+        lose_placement(core, placement, f"the client could not push the data to any worker ({names})")
+
+
+def lose_placement(core: Core, placement: Placement, why: str) -> None:
+    """The data will never arrive."""
+    fail(core, placement.task, task_error("ResultLost", why))
 
 
 def data_placed(core: Core, client: ClientRecord, message: DataPlaced) -> None:
-    """The client could not push its data (a success is reported by the worker): name another worker."""
-    task = client.futures.get(message.future)
-    if task is not None and task.state is TaskState.PLACING and not message.address:
-        core.unplaced.append((task, client, message.future, []))
-        place_unplaced(core)
+    """The client has pushed its data, which counts once the worker says so, too; or it could not."""
+    placement = client.placing.get(message.future)
+    if placement is None or placement.worker is None:
+        return
+    worker = placement.worker
+    if not message.address:
+        placement.tried.add(worker)
+        placement.worker = None
+        find_place(core, placement)
+    elif core.workers.get(worker.name) is worker:
+        placement.pushed = True
+    else:
+        lose_placement(core, placement, f"its only copy was on worker {worker.name}, which is gone")
 
 
 def release_futures(core: Core, client: ClientRecord, message: ReleaseFutures) -> None:
@@ -277,7 +289,8 @@ def client_left(core: Core, client: ClientRecord) -> None:
         function.clients.discard(client)
         if not function.tasks and not function.clients:
             core.functions.pop(function.id, None)
-    core.unplaced = [entry for entry in core.unplaced if entry[1] is not client]
+    for placement in list(client.placing.values()):  # another client's task needs it
+        lose_placement(core, placement, f"client {client.name} left before it had handed the data over")
     for key in [key for key in core.groups if key[1] is client]:
         if not any(task.state is TaskState.READY for task in core.groups[key].tasks):
             del core.groups[key]

@@ -14,7 +14,7 @@ from hpccluster.protocol.messages import (
     WorkerExited,
 )
 from hpccluster.state.scheduler.core import Core, task_error
-from hpccluster.state.scheduler.from_clients import place_unplaced
+from hpccluster.state.scheduler.from_clients import find_place, lose_placement
 from hpccluster.state.scheduler.records import UNFINISHED, FunctionRecord, TaskRecord, TaskState, WorkerRecord
 from hpccluster.state.scheduler.transitions import (
     add_holder,
@@ -41,7 +41,9 @@ def worker_joined(core: Core, name: str, hello: Hello) -> None:
     worker.progress = core.now
     core.workers[name] = worker
     core.open[name] = worker
-    place_unplaced(core)
+    for placement in list(core.placing.values()):
+        if placement.worker is None:
+            find_place(core, placement)
 
 
 def worker_left(core: Core, worker: WorkerRecord) -> None:
@@ -55,6 +57,9 @@ def worker_left(core: Core, worker: WorkerRecord) -> None:
     worker.retiring = True  # so that nothing puts it back among the open ones
     for task in reversed(list(worker.in_flight.values())):  # each goes to the front: the oldest comes out first
         rerun(core, task)
+    for placement in list(core.placing.values()):
+        if placement.worker is worker and placement.pushed:
+            lose_placement(core, placement, f"its only copy was on worker {worker.name}, which is gone")
     for task in sorted(worker.holds, key=lambda record: -record.id):  # what is computed again goes to the front, too
         lose_data(core, task, worker)
     for other in core.workers.values():

@@ -141,13 +141,14 @@ def _choose(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
     return best
 
 
+def is_named(worker: WorkerRecord, wishes: list[str]) -> bool:
+    """Whether the wishes name the worker (by name, address, host or job), or nobody."""
+    return not wishes or any(wish in (worker.name, worker.address, worker.host, worker.job) for wish in wishes)
+
+
 def allowed_workers(core: Core, options: TaskOptions) -> list[WorkerRecord]:
-    """The workers that options name (by name, address, host or job); all where nothing is named, or need not be kept."""
-    if not options.workers:
-        return list(core.workers.values())
-    named = [
-        w for w in core.workers.values() if any(wish in (w.name, w.address, w.host, w.job) for wish in options.workers)
-    ]
+    """The workers that the options name; all of them if none of these is there and others are allowed."""
+    named = [worker for worker in core.workers.values() if is_named(worker, options.workers)]
     return list(core.workers.values()) if not named and options.allow_other_workers else named
 
 

@@ -204,16 +204,36 @@ class WorkerRecord:
 class ClientRecord:
     """One client."""
 
-    __slots__ = ("functions", "futures", "name", "paths")
+    __slots__ = ("functions", "futures", "name", "paths", "placing")
 
     def __init__(self, name: str, paths: list[str]) -> None:
         self.name = name
         self.paths = paths
         self.futures: dict[int, TaskRecord] = {}
+        self.placing: dict[int, Placement] = {}
+        """Data on its way from it."""
         self.functions: set[FunctionRecord] = set()
 
     def __repr__(self) -> str:
         return f"<client {self.name}>"
+
+
+class Placement:
+    """A client's data on its way to a worker. It lives as long as its task is PLACING, even if its future is released."""
+
+    __slots__ = ("client", "future", "pushed", "task", "tried", "wishes", "worker")
+
+    def __init__(self, task: TaskRecord, client: ClientRecord, future: int, wishes: list[str]) -> None:
+        self.task = task
+        self.client = client
+        self.future = future
+        self.wishes = wishes
+        self.worker: WorkerRecord | None = None
+        """Whom the client was told; None while there is nobody."""
+        self.pushed = False
+        """The client says that the worker has it; the worker has not said so yet."""
+        self.tried: set[WorkerRecord] = set()
+        """To these it could not be pushed."""
 
 
 GroupKey: TypeAlias = tuple[int, ClientRecord, object]

@@ -31,8 +31,13 @@ def retire(core: Core, worker: WorkerRecord) -> None:
 def advance(core: Core) -> None:
     """Go on with every retiring worker as far as possible."""
     for worker in list(core.retirees.values()):
-        if not worker.leaving and not worker.in_flight:
+        if not worker.leaving and not worker.in_flight and not _expects_data(core, worker):
             _hand_over(core, worker)
+
+
+def _expects_data(core: Core, worker: WorkerRecord) -> bool:
+    """Whether a client may be pushing data to the worker."""
+    return any(placement.worker is worker for placement in core.placing.values())
 
 
 def _hand_over(core: Core, worker: WorkerRecord) -> None:

@@ -95,6 +95,9 @@ def leave_unfinished(core: Core, task: TaskRecord) -> None:
         core.ready -= 1
     elif task.state is TaskState.ASSIGNED:
         unassign(core, task)
+    elif task.state is TaskState.PLACING:
+        placement = core.placing.pop(task.id)
+        del placement.client.placing[placement.future]
     core.unfinished -= 1
 
 
@@ -283,7 +286,7 @@ def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
     if task.holders:
         return
     task.holders = None
-    if not task.wanted and not task.consumers:
+    if task.function is not None and not task.wanted and not task.consumers:
         release(core, task)
         return
     for dependant in task.dependants or ():
@@ -294,14 +297,11 @@ def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
         elif dependant.state is TaskState.WAITING:
             dependant.waiting += 1
         # an assigned one comes back as `InputsMissing` if its worker cannot get the data any more
-    if task.function is None:
+    if task.function is None:  # nobody can compute it again; stored results that would need it are told when they do
         core.unfinished += 1
         task.state = TaskState.WAITING
-        fail(
-            core,
-            task,
-            task_error("ResultLost", f"its only copy was on worker {holder.name}, which is gone", worker=holder.name),
-        )
+        why = f"its only copy was on worker {holder.name}, which is gone"
+        fail(core, task, task_error("ResultLost", why, worker=holder.name))
         return
     task.attempt += 1
     begin(core, task, again=True)

@@ -31,8 +31,8 @@ from hpccluster.state.scheduler.transitions import (
     AVAILABLE,
     begin,
     cancel,
+    doubt,
     fail,
-    lose_data,
     release,
 )
 
@@ -268,7 +268,7 @@ def locate(core: Core, client: ClientRecord, message: LocateData) -> None:
         core.out.send(client.name, TaskErred([message.future], task.error))
         return
     for holder in [h for h in task.holders or () if h.address in message.failed]:
-        lose_data(core, task, holder)
+        doubt(core, task, holder)
     if task.state in AVAILABLE:
         core.tell_location(client, message.future, task)
     elif task.state <= UNFINISHED:

@@ -19,6 +19,7 @@ from hpccluster.state.scheduler.records import UNFINISHED, FunctionRecord, TaskR
 from hpccluster.state.scheduler.transitions import (
     add_holder,
     complete,
+    doubt,
     fail,
     lose_data,
     rerun,
@@ -61,10 +62,10 @@ def worker_left(core: Core, worker: WorkerRecord) -> None:
         if placement.worker is worker and placement.pushed:
             lose_placement(core, placement, f"its only copy was on worker {worker.name}, which is gone")
     for task in sorted(worker.holds, key=lambda record: -record.id):  # what is computed again goes to the front, too
-        lose_data(core, task, worker)
-    for other in core.workers.values():
-        for task_id in [t for t, target in other.handover.items() if target is worker]:
-            del other.handover[task_id]
+        if task.state is TaskState.STORED:  # one of the others may have taken it along
+            lose_data(core, task, worker)
+    for retiree in core.retirees.values():
+        retiree.handover = {task: target for task, target in retiree.handover.items() if target is not worker}
 
 
 def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
@@ -77,7 +78,7 @@ def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
         task = in_flight.get(number)
         if task is None or task.attempt != attempt:
             if payload is None:
-                _unasked_data(core, worker, number)
+                _extra_copy(core, worker, number)
             continue
         if task.function is not function:
             if function is not None:
@@ -89,15 +90,6 @@ def tasks_done(core: Core, worker: WorkerRecord, message: TasksDone) -> None:
     if function is not None:
         function.learn(total / count, count)
     worker.progress = core.now
-
-
-def _unasked_data(core: Core, worker: WorkerRecord, number: int) -> None:
-    """The worker holds a result that was computed for an old attempt: as good as a copy, or useless."""
-    task = core.tasks.get(number)
-    if task is not None and task.state is TaskState.STORED:
-        add_holder(task, worker)
-    else:
-        core.tell_to_free(worker, number)
 
 
 def task_failed(core: Core, worker: WorkerRecord, message: TaskFailed) -> None:
@@ -133,29 +125,39 @@ def inputs_missing(core: Core, worker: WorkerRecord, message: InputsMissing) -> 
 def fetches_failed(core: Core, worker: WorkerRecord, message: FetchesFailed) -> None:
     """Copies that were asked of this worker could not be made."""
     _not_there(core, message.tasks, message.addresses)
-    for retiring in core.workers.values():
-        for number in message.tasks:
-            if retiring.handover.get(number) is worker:
-                del retiring.handover[number]
+    _handed_over(core, worker, message.tasks)
 
 
 def _not_there(core: Core, tasks: list[int], addresses: list[str]) -> None:
-    by_address = {w.address: w for w in core.workers.values()}
+    by_address = {holder.address: holder for holder in (core.holder, *core.workers.values())}
     for number, address in zip(tasks, addresses, strict=False):
         task, holder = core.tasks.get(number), by_address.get(address)
         if task is not None and holder is not None and task.holders and holder in task.holders:
-            holder.handover.pop(number, None)
-            lose_data(core, task, holder)
+            doubt(core, task, holder)
+
+
+def _handed_over(core: Core, target: WorkerRecord, tasks: list[int]) -> None:
+    """``target`` has copied these, or has failed to: a retiring worker that waits for it looks again at what it has."""
+    for retiree in core.retirees.values():
+        for number in tasks:
+            if retiree.handover.get(number) is target:
+                del retiree.handover[number]
 
 
 def replicas_added(core: Core, worker: WorkerRecord, message: ReplicasAdded) -> None:
     """The worker holds these results, too."""
     for number in message.tasks:
-        task = core.tasks.get(number)
-        if task is not None and task.state is TaskState.STORED:
-            add_holder(task, worker)
-        else:
-            core.tell_to_free(worker, number)
+        _extra_copy(core, worker, number)
+    _handed_over(core, worker, message.tasks)
+
+
+def _extra_copy(core: Core, worker: WorkerRecord, number: int) -> None:
+    """The worker has a result that it was not asked to compute now: as good as any other copy, or useless."""
+    task = core.tasks.get(number)
+    if task is not None and task.state is TaskState.STORED:
+        add_holder(task, worker)
+    elif number not in worker.in_flight:  # else it would free the new result, too
+        core.tell_to_free(worker, number)
 
 
 def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
@@ -163,10 +165,8 @@ def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
     task = core.tasks.get(message.task)
     if task is not None and task.state is TaskState.PLACING:
         complete(core, task, payload=None, size=message.size, holder=worker)
-    elif task is not None and task.state is TaskState.STORED:
-        add_holder(task, worker)
     else:
-        core.tell_to_free(worker, message.task)
+        _extra_copy(core, worker, message.task)
 
 
 def worker_exited(core: Core, message: WorkerExited) -> None:

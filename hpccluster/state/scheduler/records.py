@@ -149,6 +149,7 @@ class WorkerRecord:
 
     __slots__ = (
         "address",
+        "doubts",
         "executing",
         "function_numbers",
         "handover",
@@ -187,6 +188,8 @@ class WorkerRecord:
         self.progress = 0.0
         """When it last finished something, or was given something while it had nothing."""
         self.holds: set[TaskRecord] = set()
+        self.doubts: dict[int, int] = {}
+        """How often somebody could not get a result of which it has the only copy."""
         self.function_numbers: set[int] = set()
         self.retiring = False
         self.leaving = False

@@ -1,19 +1,20 @@
 """Sending workers home without losing anything.
 
 A retiring worker gets no new tasks; those that have not started are taken back; those that run may end. Then every
-result that only it holds is copied to another worker, or to the scheduler's own process where no other is left. When
-nothing is left it is told to `Leave`.
+result that only it holds is copied to another worker, or to the scheduler's own process where no other is left (if that
+serves data: else the worker stays until another comes). When every copy has been answered for, what is left is looked
+at again; when nothing is left, it is told to `Leave`.
 """
 
 from __future__ import annotations
 
 from hpccluster.protocol.messages import FetchData, Leave, TakeBack
-from hpccluster.state.scheduler.actions import HoldData, WorkerRetired
+from hpccluster.state.scheduler.actions import DropHeld, HoldData, WorkerRetired
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.events import DataHeld
 from hpccluster.state.scheduler.placement import describe
 from hpccluster.state.scheduler.records import TaskRecord, TaskState, WorkerRecord
-from hpccluster.state.scheduler.transitions import add_holder, lose_data
+from hpccluster.state.scheduler.transitions import add_holder, doubt
 
 
 def retire(core: Core, worker: WorkerRecord) -> None:
@@ -31,7 +32,7 @@ def retire(core: Core, worker: WorkerRecord) -> None:
 def advance(core: Core) -> None:
     """Go on with every retiring worker as far as possible."""
     for worker in list(core.retirees.values()):
-        if not worker.leaving and not worker.in_flight and not _expects_data(core, worker):
+        if not worker.leaving and not worker.in_flight and not worker.handover and not _expects_data(core, worker):
             _hand_over(core, worker)
 
 
@@ -54,14 +55,12 @@ def _hand_over(core: Core, worker: WorkerRecord) -> None:
     targets = [w for w in core.workers.values() if not w.retiring]
     copies: dict[WorkerRecord, list[TaskRecord]] = {}
     for task in only_here:
-        if task.id in worker.handover:
-            continue
         if targets:
             target = min(targets, key=lambda w: w.stored)
             target.stored += task.size
             worker.handover[task.id] = target
             copies.setdefault(target, []).append(task)
-        else:
+        elif core.holder.address:
             worker.handover[task.id] = None
             core.out.actions.append(HoldData(task.id, worker.name, worker.address))
     for target, tasks in copies.items():
@@ -71,10 +70,12 @@ def _hand_over(core: Core, worker: WorkerRecord) -> None:
 def data_held(core: Core, event: DataHeld) -> None:
     """The scheduler's own process has a copy now, or could not get one."""
     task, worker = core.tasks.get(event.task), core.workers.get(event.worker)
-    if task is not None and task.state is TaskState.STORED:
-        if event.succeeded:
+    if event.succeeded:
+        if task is not None and task.state is TaskState.STORED:
             add_holder(task, core.holder)
-        elif worker is not None:
-            lose_data(core, task, worker)
+        else:
+            core.out.actions.append(DropHeld(event.task))
+    elif task is not None and worker is not None and worker in (task.holders or ()):
+        doubt(core, task, worker)
     if worker is not None:
         worker.handover.pop(event.task, None)

@@ -18,6 +18,9 @@ from hpccluster.state.scheduler.records import (
 
 AVAILABLE = (TaskState.FINISHED, TaskState.STORED)
 
+DOUBTS = 3
+"""How many times the last copy of a result cannot be had before it counts as lost."""
+
 
 # ------------------------------------------------------------------------------------------------------ towards a run
 
@@ -250,16 +253,20 @@ def release(core: Core, task: TaskRecord) -> None:
 
 def drop_data(core: Core, task: TaskRecord) -> None:
     """Free the stored data of the task everywhere."""
-    if not task.holders:
-        return
-    for holder in task.holders:
-        holder.holds.discard(task)
-        if holder is core.holder:
-            core.out.actions.append(DropHeld(task.id))
-        else:
-            core.tell_to_free(holder, task.id)
-            holder.handover.pop(task.id, None)
+    for holder in task.holders or ():
+        _drop_copy(core, task, holder)
     task.holders = None
+
+
+def _drop_copy(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
+    """``holder`` is to forget its copy, if it is still there."""
+    holder.holds.discard(task)
+    holder.handover.pop(task.id, None)
+    holder.doubts.pop(task.id, None)
+    if holder is core.holder:
+        core.out.actions.append(DropHeld(task.id))
+    elif core.workers.get(holder.name) is holder:
+        core.tell_to_free(holder, task.id)
 
 
 def forget(core: Core, task: TaskRecord) -> None:
@@ -277,12 +284,23 @@ def forget(core: Core, task: TaskRecord) -> None:
             core.functions.pop(function.id, None)
 
 
+def doubt(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
+    """Somebody could not get the task's data from ``holder``, which is connected.
+
+    That may be the network's fault, or a moment's: the last copy is given up at the third time only.
+    """
+    times = holder.doubts.get(task.id, 0) + 1
+    if times < DOUBTS and task.holders is not None and len(task.holders) == 1:
+        holder.doubts[task.id] = times
+    else:
+        lose_data(core, task, holder)
+
+
 def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
     """``holder`` has the task's data no longer. With the last holder gone, it is computed again if somebody needs it."""
-    holder.holds.discard(task)
-    if task.holders is None or task.state is not TaskState.STORED:
-        return
-    task.holders.pop(holder, None)
+    assert task.holders is not None
+    del task.holders[holder]
+    _drop_copy(core, task, holder)
     if task.holders:
         return
     task.holders = None
@@ -300,7 +318,8 @@ def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
     if task.function is None:  # nobody can compute it again; stored results that would need it are told when they do
         core.unfinished += 1
         task.state = TaskState.WAITING
-        why = f"its only copy was on worker {holder.name}, which is gone"
+        is_there = core.workers.get(holder.name) is holder
+        why = f"its only copy was on worker {holder.name}, which {'cannot give it' if is_there else 'is gone'}"
         fail(core, task, task_error("ResultLost", why, worker=holder.name))
         return
     task.attempt += 1

@@ -55,6 +55,7 @@ class _Job:
 class LocalBackend(Backend):
     """Jobs are processes of this machine."""
 
+    runs_here = True
     poll_interval = 0.5
 
     def __init__(self, options: LocalOptions) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hpccluster.backend.options import JobOptions
 from hpccluster.resources import JobResources
+from hpccluster.units import parse_bytes
 
 
 def machine_memory() -> int:
@@ -27,10 +28,12 @@ class LocalOptions(JobOptions):
 
     def resources(self) -> JobResources:
         cores = 1 if self.cores is None else self.cores
-        if self.memory is None:
-            share = machine_memory() * min(cores, machine_cores()) // machine_cores()
-            return JobOptions.resources(replace(self, cores=cores, memory=share))
-        return JobOptions.resources(replace(self, cores=cores))
+        memory: int | str | None = self.memory
+        if memory is None:
+            memory = machine_memory() * min(cores, machine_cores()) // machine_cores()
+        elif parse_bytes(memory) == 0:
+            memory = None
+        return JobOptions.resources(replace(self, cores=cores, memory=memory))
 
 
 def machine_cores() -> int:

@@ -125,8 +125,10 @@ class SlurmDialect(Dialect[SlurmOptions]):
             gpus=spec.resources.gpus,
             memory_bytes=spec.resources.memory,
             walltime_seconds=spec.walltime,
-            log_path=directive_path("log_directory", spec.log_path or "/dev/null"),
-            working_directory=text("working_directory", directive_path("working_directory", spec.working_directory)),
+            log_path=_path("log_directory", spec.log_path or "/dev/null").replace(
+                "%", "%%"
+            ),  # sbatch expands %j and the like
+            working_directory=text("working_directory", _path("working_directory", spec.working_directory)),
             queue=text("queue", options.queue),
             account=text("account", options.account),
             qos=text("qos", options.qos),
@@ -271,6 +273,7 @@ def _exit_code(text: str) -> tuple[int | None, int | None]:
         code, signal = int(match[1]), int(match[2])
     elif re.fullmatch(r"[0-9]+", text):
         code, signal = int(text) >> 8, int(text) & 0x7F
+        code = 0 if signal else code
     else:
         return None, None
     return code, signal or None
@@ -297,9 +300,9 @@ def memory_text(options: SlurmOptions, cpus: int, memory: int | None) -> str | N
     raise AssertionError
 
 
-def directive_path(option: str, path: str) -> str:
-    """A path as it may stand between the quotes of a directive; ``%`` is doubled, since sbatch expands it."""
-    return _safe(option, path, _DIRECTIVE_PATH).replace("%", "%%") if path else ""
+def _path(option: str, path: str) -> str:
+    """A path as it may stand between the quotes of a directive."""
+    return _safe(option, path, _DIRECTIVE_PATH) if path else ""
 
 
 def _safe(option: str, value: str, pattern: re.Pattern[str]) -> str:

@@ -208,15 +208,15 @@ class BatchBackend(Backend, Generic[AnyOptions]):
             return await self._no_log(job, log_path)
 
     async def _no_log(self, job: JobId, log_path: str) -> str:
-        """Empty for a job that has not started. Raises `LogsUnavailable` for one that has."""
+        """Empty where no output is to be expected yet. Raises `LogsUnavailable` for a job that has ended without any."""
         try:
             status = (await self.poll([job]))[job]
         except PollFailed:
             return ""
-        if status.state in (JobState.PENDING, JobState.CANCELLED, JobState.ABSENT):
+        if not status.state.is_over or status.state == JobState.CANCELLED:
             return ""
         raise LogsUnavailable(
-            f"job {job} is {status.state} but its output {log_path} is not there: "
+            f"job {job} has ended ({status.state}) but its output {log_path} is not there: "
             "is that directory visible and writable on the node?",
             code="HPC-LOGS-MISSING",
             details={"path": log_path, "job_id": job, "node": status.node},

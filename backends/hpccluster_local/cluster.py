@@ -1,0 +1,78 @@
+"""`LocalCluster`: a cluster of processes of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from hpccluster.cluster.launch import START_TIMEOUT
+from hpccluster.cluster.manager import ClusterManager
+from hpccluster.errors import ConfigError
+from hpccluster.resources import default_processes
+from hpccluster_local.options import machine_cores
+
+
+class LocalCluster(ClusterManager):
+    """A cluster on this machine, by default as large as the machine. Each worker is a job of its own.
+
+        cluster = LocalCluster(n_workers=2, threads_per_worker=2)
+
+    ``memory_limit`` is a worker's: "auto" is its share of the machine's memory, 0 or None no limit. The other options are
+    described by `hpccluster_local.options.LocalOptions` and `hpccluster.config.schema.ClusterOptions`.
+    """
+
+    backend: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        processes: bool = True,
+        memory_limit: str | int | None = "auto",
+        name: str | None = None,
+        *,
+        scale: Mapping[str, Any] | None = None,
+        adapt: Mapping[str, Any] | None = None,
+        python: str | Path | None = None,
+        job_script_prologue: Sequence[str] | None = None,
+        job_script_epilogue: Sequence[str] | None = None,
+        env: Mapping[str, str | int | float] | None = None,
+        worker_extra_args: Sequence[str] | None = None,
+        interface: str | None = None,
+        local_directory: str | Path | None = None,
+        log_directory: str | Path | None = None,
+        death_timeout: str | float | None = None,
+        template: str | Path | None = None,
+        host: str | None = None,
+        contact_host: str | None = None,
+        port: int | None = None,
+        protocol: Literal["tls", "tcp"] | None = None,
+        state_directory: str | Path | None = None,
+        linger: str | float | None = None,
+        start_timeout: float = START_TIMEOUT,
+    ) -> None:
+        own = ("self", "n_workers", "threads_per_worker", "processes", "memory_limit")
+        given = {key: value for key, value in locals().items() if key not in own}
+        if not processes:
+            raise ConfigError("processes=False: a cluster inside the calling process is not there yet")
+        workers, threads = _share(n_workers, threads_per_worker)
+        has_size = n_workers is None and (scale is not None or adapt is not None)
+        ClusterManager.__init__(
+            self,
+            n_workers=None if has_size else workers,
+            cores=threads,
+            processes=1,
+            memory=None if memory_limit == "auto" else memory_limit or 0,
+            **given,
+        )
+
+
+def _share(workers: int | None, threads: int | None) -> tuple[int, int]:
+    """Workers and threads of each: what is not said is chosen so that the machine is full."""
+    cores = machine_cores()
+    if workers is None:
+        workers = default_processes(cores) if threads is None else max(1, cores // max(1, threads))
+    if threads is None:
+        threads = max(1, cores // max(1, workers))
+    return workers, threads

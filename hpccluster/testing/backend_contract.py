@@ -1,0 +1,369 @@
+"""The suite that every backend must pass, as a class to subclass in a test module:
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture
+        def backend(self) -> Backend:
+            return MyBackend(MyOptions(cores=1, memory="100MB"))
+
+Each test says one sentence of the contract in `hpccluster.backend.base.Backend`. Jobs are small shell commands. It needs
+nothing but pytest, and a batch system (or a fake of one) that starts a job within `patience` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from hpccluster.backend.base import Backend
+from hpccluster.errors import ConfigError, SubmitRefused
+from hpccluster.ids import JobId, JobName
+from hpccluster.job import JobSpec, JobState, JobStatus
+from hpccluster.resources import JobResources
+
+HOSTILE_IDS = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "-9",
+    "1 2",
+    "1;2",
+    "*",
+    "all",
+    "--user=root",
+    "1\n2",
+    "\0",
+    "$(id)",
+    "01",
+    "1.5",
+    "٣",
+)
+"""Texts that are no job's id in any batch system."""
+
+
+class BackendContract:
+    """Subclass, name it ``Test...``, and override the fixtures and attributes that differ."""
+
+    patience: ClassVar[float] = 30.0
+    """Seconds that a change may take to show."""
+
+    unknown_id: ClassVar[str] = "4000000"
+    """An id of the right form that no job has."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """The backend under test; used in one event loop only."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def pending_backend(self) -> Backend | None:
+        """One whose jobs wait in the queue for longer than a test takes; None where that cannot be had."""
+        return None
+
+    @pytest.fixture
+    def refused_backend(self) -> Backend | None:
+        """One whose jobs the batch system refuses; None where that cannot be had."""
+        return None
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        """A directory that jobs can write to."""
+        return tmp_path
+
+    async def submitted_text(self, backend: Backend, job: JobId) -> str | None:
+        """The text that the batch system was given for this job; None where it cannot be had."""
+        return None
+
+    # ------------------------------------------------------------------------------------------------------------- helpers
+
+    def spec(self, directory: Path, line: str, **changes: Any) -> JobSpec:
+        """A job that runs one line of shell."""
+        name = JobName(f"hpc-contract-{uuid.uuid4().hex[:12]}")
+        values: dict[str, Any] = {
+            "name": name,
+            "cluster": "contract",
+            "command": ("/bin/sh", "-c", line),
+            "resources": JobResources(cores=1, memory=100_000_000, processes=1),
+            "walltime": 60.0,
+            "log_path": str(directory / f"{name}.log"),
+            "working_directory": str(directory),
+        }
+        return JobSpec(**(values | changes))
+
+    def run(self, backend: Backend, scenario: Callable[[Backend], Coroutine[Any, Any, None]]) -> None:
+        """Run one test; then cancel every job that it submitted."""
+        submitted: list[JobId] = []
+        submit = backend.submit
+
+        async def recorded(spec: JobSpec, credential: bytes | None = None) -> JobId:
+            job = await submit(spec, credential)
+            submitted.append(job)
+            return job
+
+        async def whole() -> None:
+            backend.submit = recorded  # type: ignore[method-assign]
+            try:
+                await scenario(backend)
+            finally:
+                await backend.cancel(submitted)
+                await backend.close()
+
+        asyncio.run(whole())
+
+    async def until(self, question: Callable[[], Awaitable[Any]], what: str) -> Any:
+        """The first true answer."""
+        end = time.monotonic() + self.patience
+        while not (answer := await question()):
+            assert time.monotonic() < end, f"{what}: not within {self.patience:g} s"
+            await asyncio.sleep(0.05)
+        return answer
+
+    async def until_state(self, backend: Backend, job: JobId, *states: JobState) -> JobStatus:
+        """The job's status once it is in one of these states."""
+
+        async def reached() -> JobStatus | None:
+            status = (await backend.poll([job]))[job]
+            return status if status.state in states else None
+
+        status = await self.until(reached, f"job {job} is {' or '.join(states)}")
+        assert isinstance(status, JobStatus)
+        return status
+
+    async def until_log(self, backend: Backend, job: JobId, spec: JobSpec, text: str) -> str:
+        """The job's output once it holds ``text``."""
+
+        async def reached() -> str:
+            log = await backend.logs(job, spec.log_path)
+            return log if text in log else ""
+
+        return str(await self.until(reached, f"{text!r} in the output of job {job}"))
+
+    async def until_gone(self, backend: Backend, job: JobId) -> None:
+        """Cancel the job until the report says that it is gone, as the fleet does."""
+
+        async def gone() -> bool:
+            report = await backend.cancel([job])
+            assert report.gone | report.unconfirmed == {job}
+            assert not report.gone & report.unconfirmed
+            return job in report.gone
+
+        await self.until(gone, f"job {job} is gone")
+
+    # -------------------------------------------------------------------------------------------------------------- submit
+
+    def test_submitted_job_is_queued_under_its_name(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "sleep 60")
+            job = await backend.submit(spec)
+            status = (await backend.poll([job]))[job]
+            assert status.state.is_live
+            assert await backend.find([spec.name, JobName("hpc-contract-nobody")]) == {spec.name: job}
+
+        self.run(backend, scenario)
+
+    def test_output_and_end_are_told(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(
+                directory, 'echo "hello from $HPCCLUSTER_JOB $COLOUR"', environment=(("COLOUR", "b'l ue"),)
+            )
+            job = await backend.submit(spec)
+            status = await self.until_state(backend, job, JobState.COMPLETED)
+            assert status.exit_code in (0, None)
+            log = await self.until_log(backend, job, spec, "hello")
+            assert f"hello from {spec.name} b'l ue" in log
+            assert "hpccluster: stage started" in log
+            assert "hpccluster: stage prologue-ok" in log
+            assert await backend.find([spec.name]) == {}
+
+        self.run(backend, scenario)
+
+    def test_failed_job_keeps_its_exit_code(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            job = await backend.submit(self.spec(directory, "exit 7"))
+            status = await self.until_state(backend, job, JobState.FAILED)
+            assert status.exit_code == 7
+            assert status.raw_state
+
+        self.run(backend, scenario)
+
+    def test_missing_interpreter_is_named(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "", command=("/nowhere/bin/python", "-V"))
+            job = await backend.submit(spec)
+            status = await self.until_state(backend, job, JobState.FAILED)
+            assert status.exit_code == 127
+            assert "python not found: /nowhere/bin/python" in await self.until_log(backend, job, spec, "not found")
+
+        self.run(backend, scenario)
+
+    def test_refused_job_does_not_exist(self, refused_backend: Backend | None, directory: Path) -> None:
+        if refused_backend is None:
+            pytest.skip("this backend refuses nothing that a test could ask for")
+
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "true")
+            with pytest.raises(SubmitRefused) as caught:
+                await backend.submit(spec)
+            assert caught.value.code.startswith("HPC-SUBMIT-")
+            assert caught.value.details["said"]
+            assert await backend.find([spec.name]) == {}
+
+        self.run(refused_backend, scenario)
+
+    def test_cancelled_submission_can_be_found(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "sleep 60")
+            task = asyncio.create_task(backend.submit(spec))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            # there may be a job, now or later: whatever the name leads to can be cancelled
+            for job in (await backend.find([spec.name])).values():
+                await self.until_gone(backend, job)
+
+        self.run(backend, scenario)
+
+    # -------------------------------------------------------------------------------------------------------------- render
+
+    def test_rendering_is_pure(self, backend: Backend, directory: Path) -> None:
+        spec = self.spec(directory, "echo 'a  b' \"$HOME\"; # '")
+        before = sorted(directory.iterdir())
+        assert backend.render(spec) == backend.render(spec)
+        assert sorted(directory.iterdir()) == before
+
+    def test_rendered_is_what_is_submitted(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "sleep 60")
+            job = await backend.submit(spec)
+            text = await self.submitted_text(backend, job)
+            if text is None:
+                pytest.skip("this batch system does not show the scripts of jobs")
+            assert text == backend.render(spec)
+
+        self.run(backend, scenario)
+
+    def test_values_cannot_add_lines(self, backend: Backend, directory: Path) -> None:
+        for bad in ("a\nb", "a\rb", "a\0b"):
+            with pytest.raises(ConfigError):
+                backend.render(self.spec(directory, "true", environment=(("X", bad),)))
+            with pytest.raises(ConfigError):
+                backend.render(self.spec(directory, "true", command=("/bin/echo", bad)))
+
+    # ---------------------------------------------------------------------------------------------------------------- poll
+
+    def test_poll_answers_for_every_id(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            assert await backend.poll([]) == {}
+            unknown = JobId(self.unknown_id)
+            alone = await backend.poll([unknown])
+            assert alone[unknown].state == JobState.ABSENT
+            jobs = [await backend.submit(self.spec(directory, "sleep 60")) for _ in range(2)]
+            statuses = await backend.poll([*jobs, unknown])
+            assert set(statuses) == {*jobs, unknown}
+            assert statuses[unknown].state == JobState.ABSENT
+            assert all(statuses[job].state.is_live and statuses[job].id == job for job in jobs)
+            assert len(set(jobs)) == 2
+
+        self.run(backend, scenario)
+
+    # -------------------------------------------------------------------------------------------------------------- cancel
+
+    def test_cancelled_job_is_told_and_gone(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "trap 'echo told to end; exit 0' TERM; echo ready; while :; do sleep 0.1; done")
+            job = await backend.submit(spec)
+            await self.until_log(backend, job, spec, "ready")
+            assert (await backend.poll([job]))[job].node
+            await self.until_gone(backend, job)
+            assert "told to end" in await self.until_log(backend, job, spec, "told to end")
+            status = (await backend.poll([job]))[job]
+            assert status.state in (JobState.CANCELLED, JobState.ABSENT)
+            assert await backend.find([spec.name]) == {}
+
+        self.run(backend, scenario)
+
+    def test_stubborn_job_is_ended_by_force(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "trap '' TERM; echo ready; while :; do sleep 0.2; done")
+            job = await backend.submit(spec)
+            await self.until_log(backend, job, spec, "ready")
+            await self.until_gone(backend, job)
+
+        self.run(backend, scenario)
+
+    def test_cancel_is_idempotent(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            assert await backend.cancel([]) == await backend.cancel([])
+            unknown = JobId(self.unknown_id)
+            assert (await backend.cancel([unknown])).gone == {unknown}
+            job = await backend.submit(self.spec(directory, "true"))
+            await self.until_state(backend, job, JobState.COMPLETED)
+            assert (await backend.cancel([job, unknown])).gone == {job, unknown}
+            assert (await backend.cancel([job])).gone == {job}
+            # it had ended by itself, and still says so
+            assert (await backend.poll([job]))[job].state in (JobState.COMPLETED, JobState.ABSENT)
+
+        self.run(backend, scenario)
+
+    def test_hostile_ids_are_refused(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            job = await backend.submit(self.spec(directory, "sleep 60"))
+            for text in HOSTILE_IDS:
+                with pytest.raises(ValueError, match="id"):
+                    await backend.cancel([job, JobId(text)])
+            # nothing was cancelled, not even what stood beside the bad id
+            assert (await backend.poll([job]))[job].state.is_live
+
+        self.run(backend, scenario)
+
+    # ---------------------------------------------------------------------------------------------------------------- logs
+
+    def test_logs_are_read_and_kept(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "for i in 1 2 3 4 5; do echo line $i; done; echo ready; sleep 60")
+            job = await backend.submit(spec)
+            running = await self.until_log(backend, job, spec, "ready")
+            assert await backend.logs(job, spec.log_path) == running
+            assert await backend.logs(job, spec.log_path, tail=2) == "line 5\nready\n"
+            await self.until_gone(backend, job)
+            dead = await backend.logs(job, spec.log_path)
+            assert dead.startswith(running)
+            assert await backend.logs(job, spec.log_path) == dead
+
+        self.run(backend, scenario)
+
+    def test_log_of_a_pending_job_is_empty(self, pending_backend: Backend | None, directory: Path) -> None:
+        if pending_backend is None:
+            pytest.skip("jobs of this backend never wait")
+
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, "true")
+            job = await backend.submit(spec)
+            status = await self.until_state(backend, job, JobState.PENDING)
+            assert await backend.logs(job, spec.log_path) == ""
+
+            async def has_reason() -> str:
+                return (await backend.poll([job]))[job].reason
+
+            reason = await self.until(has_reason, "a reason why the job waits")
+            assert reason
+            assert backend.explain(status) == "" or backend.explain(status).strip()
+            await self.until_gone(backend, job)
+
+        self.run(pending_backend, scenario)
+
+    # --------------------------------------------------------------------------------------------------------------- close
+
+    def test_close_cancels_nothing(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            job = await backend.submit(self.spec(directory, "sleep 60"))
+            await backend.close()
+            assert (await backend.poll([job]))[job].state.is_live
+
+        self.run(backend, scenario)

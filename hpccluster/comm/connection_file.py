@@ -1,0 +1,272 @@
+"""Connection files: all that one role needs to join a cluster, and where they lie.
+
+    <state directory>/<cluster's name>/<role>.json      0400 in a directory of 0700
+
+Whoever can read such a file can act in its role, so that a file that others could have read, or written, is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from hpccluster.errors import ClusterNotFound, CredentialError
+from hpccluster.protocol.messages import Role
+
+STATE_DIRECTORY_VARIABLE = "HPCCLUSTER_STATE_DIRECTORY"
+
+_SIZE_LIMIT = 64 * 1024
+_RETRY_INTERVAL = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFile:
+    """What a connection file says. The three PEM texts are empty where the cluster speaks plain tcp."""
+
+    cluster: str
+    """The cluster's id."""
+    name: str
+    """The cluster's name."""
+    role: Role
+    addresses: tuple[str, ...]
+    ca: str = ""
+    certificate: str = ""
+    key: str = field(default="", repr=False)
+    created: datetime
+    expires: datetime
+    path: str = ""
+    """Where it was read from; not stored."""
+
+
+def state_directory() -> Path:
+    """Where clusters are known: ``$HPCCLUSTER_STATE_DIRECTORY``, else the user's state folder.
+
+    It is made where it is missing; `CredentialError` if others could write or look into it.
+    """
+    if given := os.environ.get(STATE_DIRECTORY_VARIABLE):
+        path = Path(given).expanduser().absolute()
+    else:
+        import platformdirs  # only where nobody has said where
+
+        path = platformdirs.user_state_path("hpccluster")
+    return private_directory(path)
+
+
+def private_directory(path: Path) -> Path:
+    """``path`` as a directory of ours with mode 0700, made if need be; raises `CredentialError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+            path.chmod(0o700)  # whatever the umask
+        except FileExistsError:
+            pass
+        status = path.lstat()
+    except OSError as error:
+        raise CredentialError(
+            f"cannot make the directory {path}: {error.strerror}\n  fix: set ${STATE_DIRECTORY_VARIABLE} to one that you own"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        raise CredentialError(
+            f"{path} is {what}: credentials are not put there\n  fix: remove it, or choose another place"
+        )
+    if status.st_uid != os.geteuid():
+        raise CredentialError(f"{path} belongs to user {status.st_uid}, not to you\n  fix: choose another place")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise CredentialError(
+            f"{path} is open to others (mode {mode:04o}): credentials are not put there\n  fix: chmod 700 {path}"
+        )
+    return path
+
+
+def write_connection_file(path: Path, file: ConnectionFile) -> None:
+    """Write ``file`` for its owner only: others see it whole or not at all, also over NFS. Raises `CredentialError`.
+
+    The directory is made with mode 0700 where it is missing, and refused where it is another's or open to others.
+    """
+    private_directory(path.parent)
+    _refuse_strange(path)
+    content = {name: value for name, value in _plain(file).items() if name != "path"}
+    data = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        try:
+            with os.fdopen(descriptor, "wb") as out:
+                os.fchmod(out.fileno(), 0o400)
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise CredentialError(f"cannot write the {file.role} connection file {path}: {error.strerror}") from error
+
+
+def read_connection_file(path: Path, role: Role, *, wait: float = 0.0) -> ConnectionFile:
+    """The connection file at ``path``, if it is ours, of ``role``, and still valid; else `CredentialError`.
+
+    A file that is not there yet, or not whole, is looked for again for ``wait`` seconds: shared file systems show it
+    late. This blocks: it is meant for a process's start.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return _read_once(path, role)
+        except _NotYet as error:
+            if time.monotonic() >= deadline:
+                raise CredentialError(error.message, code=error.code) from error.__cause__
+        time.sleep(min(_RETRY_INTERVAL, max(deadline - time.monotonic(), 0.01)))
+        _look_again(path.parent)
+
+
+def find_connection_file(where: str, role: Role, directory: Path | None = None) -> Path:
+    """The connection file for ``role`` that ``where`` means: a path, a cluster's name, or an address.
+
+    ``directory`` is the state directory by default. Raises `ClusterNotFound` that lists the clusters there are, or
+    `CredentialError` where the cluster is known but has no file for that role.
+    """
+    if "://" not in where and (os.sep in where or where.endswith(".json")):
+        path = Path(where).expanduser()
+        return path / f"{role}.json" if path.is_dir() else path
+    directory = directory or state_directory()
+    clusters = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    if "://" in where:
+        names = [name for name in clusters if where.rstrip("/") in _addresses(directory / name)]
+    else:
+        names = [name for name in clusters if name == where]
+    if not names:
+        known = ", ".join(clusters) or "none"
+        raise ClusterNotFound(f"no cluster {where!r} is known in {directory}\n  known: {known}")
+    for name in names:
+        if (path := directory / name / f"{role}.json").exists():
+            return path
+    raise CredentialError(
+        f"cluster {names[0]} has no connection file for a {role} in {directory / names[0]}\n"
+        f"  fix: hpccluster credentials export {names[0]} --role {role} where the cluster was started"
+    )
+
+
+def remove_connection_files(directory: Path) -> None:
+    """Remove a cluster's connection files, and the directory if nothing else is in it. What is gone is fine."""
+    for role in Role:
+        (directory / f"{role}.json").unlink(missing_ok=True)
+        for left_over in directory.glob(f".{role}.json.*"):
+            left_over.unlink(missing_ok=True)
+    with suppress(OSError):  # logs stay
+        directory.rmdir()
+
+
+# ------------------------------------------------------------------------------------------------------------ inside
+
+
+class _NotYet(CredentialError):
+    """It may still come."""
+
+
+def _read_once(path: Path, role: Role) -> ConnectionFile:
+    try:
+        # Non-blocking: a pipe in the file's place must not hold us.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise _NotYet(
+            f"no {role} connection file at {path}\n"
+            "  fix: check the path; the cluster may have been closed (its files are removed then)",
+            code="HPC-AUTH-NOFILE",
+        ) from error
+    except OSError as error:
+        link = " (symbolic links are not followed)" if path.is_symlink() else ""
+        raise _unusable(path, role, f"cannot be opened: {error.strerror}{link}") from error
+    with os.fdopen(descriptor, "rb") as source:
+        status = os.fstat(source.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _unusable(path, role, "is not a regular file")
+        if status.st_uid != os.geteuid():
+            raise _unusable(path, role, f"belongs to user {status.st_uid}, not to you", fix="make a copy of your own")
+        if status.st_mode & 0o077:
+            mode = stat.S_IMODE(status.st_mode)
+            raise _unusable(
+                path,
+                role,
+                f"is open to others (mode {mode:04o}): they may have read the key",
+                fix=f"chmod 600 {path}, if nobody has; else close the cluster",
+            )
+        data = source.read(_SIZE_LIMIT + 1)
+    if len(data) > _SIZE_LIMIT:
+        raise _unusable(path, role, f"is larger than {_SIZE_LIMIT:,} bytes")
+    try:
+        file = msgspec.json.decode(data, type=ConnectionFile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _NotYet(
+            f"the {role} connection file {path} is not whole, or not one: {error}\n  fix: export or copy it again",
+            code="HPC-AUTH-FILE",
+        ) from error
+    return _checked(dataclasses.replace(file, path=str(path)), path, role)
+
+
+def _checked(file: ConnectionFile, path: Path, role: Role) -> ConnectionFile:
+    if file.role is not role:
+        raise _unusable(path, role, f"is one for a {file.role}", fix=f"use {role}.json of cluster {file.name}")
+    if file.expires.tzinfo is None or file.expires <= datetime.now(UTC):
+        raise _unusable(path, role, f"has expired on {file.expires:%Y-%m-%d %H:%M}")
+    texts = (file.ca, file.certificate, file.key)
+    if any(texts) and not all(texts):
+        raise _unusable(path, role, "lacks one of CA, certificate and key")
+    return file
+
+
+def _unusable(path: Path, role: Role, reason: str, *, fix: str = "") -> CredentialError:
+    fix = fix or f"hpccluster credentials export NAME --role {role} gives a new one"
+    return CredentialError(f"the {role} connection file {path} {reason}\n  fix: {fix}", code="HPC-AUTH-FILE")
+
+
+def _plain(file: ConnectionFile) -> dict[str, object]:
+    return {entry.name: getattr(file, entry.name) for entry in dataclasses.fields(file)}
+
+
+def _addresses(directory: Path) -> set[str]:
+    """The addresses of a cluster, by whichever of its files can be read."""
+    for role in Role:
+        try:
+            return set(_read_once(directory / f"{role}.json", role).addresses)
+        except CredentialError:
+            continue
+    return set()
+
+
+def _refuse_strange(path: Path) -> None:
+    """Nobody but root can have put anything strange into a directory of mode 0700; look all the same."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise CredentialError(f"{path} exists and is not a file of yours: it is not replaced\n  fix: remove it")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _look_again(directory: Path) -> None:
+    """Listing a directory makes an NFS client forget that a name was not there (nfs(5), ``lookupcache``)."""
+    with suppress(OSError):
+        list(directory.iterdir())

@@ -57,7 +57,7 @@ class Core:
         self.next_task = 1
         self.next_function = 1
         self.turn = 0
-        """Rotates the clients of one priority."""
+        """Counts the turns of clients in having tasks placed."""
         self.now = 0.0
         self._open_outbox()
         self.holder = WorkerRecord(HELD, address=address, threads=1, memory=0, job="", host="", pid=0)

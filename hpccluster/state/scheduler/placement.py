@@ -62,9 +62,7 @@ def place(core: Core) -> None:
         else:
             del core.groups[key]
     for _, groups in sorted(levels.items()):
-        core.turn += 1
-        start = core.turn % len(groups)
-        active = groups[start:] + groups[:start]
+        active = sorted(groups, key=lambda group: group.client.served)  # who was served longest ago comes first
         while active and heap:
             active = [group for group in active if _place_some(core, group, heap)]
 
@@ -73,6 +71,7 @@ def _place_some(core: Core, group: ReadyGroup, heap: _Heap) -> bool:
     """Place up to `TURN` tasks of the group; false when no more can be placed now."""
     tasks = group.tasks
     ready = TaskState.READY
+    core.turn += 1
     for _ in range(TURN):
         if not tasks:
             return False
@@ -81,25 +80,27 @@ def _place_some(core: Core, group: ReadyGroup, heap: _Heap) -> bool:
             continue
         if group.constrained or task.dependencies:
             worker = _choose(core, task, heap)
-            if worker is None:
-                tasks.appendleft(task)
-                return False
-            assign(core, task, worker)
-            if heap and heap[0][2] is worker:
-                heapreplace(heap, (load(core, worker), heap[0][1], worker))
-            continue
-        expected = task.function.expected if task.function is not None else 0.0
-        while heap:
-            _, number, worker = heap[0]
-            if has_room(core, worker, expected):
-                break
-            _drop_first(core, heap)
         else:
+            worker = _least_loaded(core, task, heap)
+        if worker is None:
             tasks.appendleft(task)
             return False
         assign(core, task, worker)
-        heapreplace(heap, (load(core, worker), number, worker))
+        group.client.served = core.turn
+        if heap and heap[0][2] is worker:
+            heapreplace(heap, (load(core, worker), heap[0][1], worker))
     return True
+
+
+def _least_loaded(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
+    """The first worker of the heap that has room; those that have none are taken out."""
+    assert task.function is not None
+    while heap:
+        worker = heap[0][2]
+        if has_room(core, worker, task.function.expected):
+            return worker
+        _drop_first(core, heap)
+    return None
 
 
 def _drop_first(core: Core, heap: _Heap) -> None:
@@ -118,24 +119,30 @@ def _choose(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
     assert group is not None
     assert task.function is not None
     expected = task.function.expected
+    total, largest = 0, 0
+    present: dict[WorkerRecord, int] = {}
+    """Bytes of inputs that a worker has already."""
+    for needed in task.dependencies:
+        if needed.holders:
+            total += needed.size
+            largest = max(largest, needed.size)
+            for holder in needed.holders:
+                present[holder] = present.get(holder, 0) + needed.size
     candidates: list[WorkerRecord] = []
     if group.constrained:
         candidates = [w for w in allowed_workers(core, group.options) if not w.retiring and fits(w, group.options)]
     else:
-        while heap and not has_room(core, heap[0][2], expected):
-            _drop_first(core, heap)
-        if heap:
-            candidates.append(heap[0][2])
-        for needed in task.dependencies:
-            candidates += [w for w in needed.holders or () if not w.retiring and w is not core.holder]
+        first = _least_loaded(core, task, heap)
+        candidates = [w for w in present if not w.retiring and w is not core.holder]
+        if first is not None and first not in present:
+            candidates.append(first)
     best: WorkerRecord | None = None
     best_cost = 0.0
-    dearest = max((needed.size for needed in task.dependencies if needed.holders), default=0) / BANDWIDTH
     for worker in candidates:
-        if not has_room(core, worker, expected) and (group.constrained or load(core, worker) > dearest):
+        waits = load(core, worker)
+        if not has_room(core, worker, expected) and (group.constrained or waits > largest / BANDWIDTH):
             continue
-        missing = sum(needed.size for needed in task.dependencies if needed.holders and worker not in needed.holders)
-        cost = missing / BANDWIDTH + load(core, worker)
+        cost = (total - present.get(worker, 0)) / BANDWIDTH + waits
         if best is None or cost < best_cost:
             best, best_cost = worker, cost
     return best
@@ -190,22 +197,34 @@ def describe(task: TaskRecord) -> Dependency:
 
 
 def rebalance(core: Core) -> None:
-    """Take back what waits behind something slow while others are idle."""
-    if core.ready:
-        return
-    idle = sum(max(0, w.threads - len(w.in_flight)) for w in core.workers.values() if not w.retiring)
+    """Take back what waits behind something slow while others are idle. Each task is asked for once."""
+    idle = [w for w in core.open.values() if len(w.in_flight) < w.threads]
     if not idle:
         return
+    free = sum(w.threads - len(w.in_flight) for w in idle)
     behind = [
-        w
-        for w in core.workers.values()
-        if len(w.in_flight) > w.threads and (w.occupancy > WINDOW / 2 or core.now - w.progress > WINDOW / 2)
+        (worker.occupancy + core.now - worker.progress, worker)
+        for worker in core.workers.values()
+        if len(worker.in_flight) > worker.threads
+        and (worker.occupancy > WINDOW / 2 or core.now - worker.progress > WINDOW / 2)
     ]
-    for worker in sorted(behind, key=lambda w: -(w.occupancy + core.now - w.progress)):
-        surplus = len(worker.in_flight) - worker.threads
-        stuck = core.now - worker.progress > WINDOW / 2
-        count = surplus if stuck else min(surplus, max(idle, surplus // 2))
-        waiting = list(worker.in_flight.values())[-count:]
-        worker_tasks = [task for task in waiting if not (task.group and task.group.constrained)]
-        if worker_tasks:
-            core.out.send(worker.name, TakeBack([t.id for t in worker_tasks], [t.attempt for t in worker_tasks]))
+    for _, worker in sorted(behind, key=lambda pair: -pair[0]):
+        tasks = list(worker.in_flight.values())
+        asked = {task.id: task.attempt for task in tasks if worker.asked.get(task.id) == task.attempt}
+        surplus = len(tasks) - worker.threads - len(asked)
+        is_stuck = core.now - worker.progress > WINDOW / 2
+        count = surplus if is_stuck else min(surplus, max(free, surplus // 2))
+        waiting = [task for task in tasks[worker.threads :] if task.id not in asked and _could_run(core, task, idle)]
+        waiting = waiting[-count:] if count > 0 else []
+        worker.asked = asked | {task.id: task.attempt for task in waiting}
+        if waiting:
+            core.out.send(worker.name, TakeBack([t.id for t in waiting], [t.attempt for t in waiting]))
+
+
+def _could_run(core: Core, task: TaskRecord, workers: list[WorkerRecord]) -> bool:
+    """Whether one of these workers could take the task now."""
+    group = task.group
+    if group is None or not group.constrained:
+        return True
+    allowed = allowed_workers(core, group.options)
+    return any(worker in allowed and fits(worker, group.options) for worker in workers)

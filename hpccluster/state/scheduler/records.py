@@ -149,6 +149,7 @@ class WorkerRecord:
 
     __slots__ = (
         "address",
+        "asked",
         "doubts",
         "executing",
         "function_numbers",
@@ -187,6 +188,8 @@ class WorkerRecord:
         """Sum of their expected seconds."""
         self.progress = 0.0
         """When it last finished something, or was given something while it had nothing."""
+        self.asked: dict[int, int] = {}
+        """Tasks (and their attempts) that it was asked to give back because others are idle."""
         self.holds: set[TaskRecord] = set()
         self.doubts: dict[int, int] = {}
         """How often somebody could not get a result of which it has the only copy."""
@@ -207,7 +210,7 @@ class WorkerRecord:
 class ClientRecord:
     """One client."""
 
-    __slots__ = ("functions", "futures", "name", "paths", "placing")
+    __slots__ = ("functions", "futures", "name", "paths", "placing", "served")
 
     def __init__(self, name: str, paths: list[str]) -> None:
         self.name = name
@@ -216,6 +219,8 @@ class ClientRecord:
         self.placing: dict[int, Placement] = {}
         """Data on its way from it."""
         self.functions: set[FunctionRecord] = set()
+        self.served = 0
+        """The turn in which it last had tasks placed."""
 
     def __repr__(self) -> str:
         return f"<client {self.name}>"

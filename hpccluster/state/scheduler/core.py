@@ -44,6 +44,8 @@ class Core:
         self.nannies: set[str] = set()
         self.groups: dict[GroupKey, ReadyGroup] = {}
         """Ready tasks. A group is listed while it has any; its tasks know it all their life."""
+        self.suspects: dict[TaskRecord, WorkerRecord | None] = {}
+        """Ready tasks that are to run alone, and the worker that empties itself for each (see `placement`)."""
         self.ready = 0
         """How many tasks are READY."""
         self.unfinished = 0
@@ -170,11 +172,15 @@ class Core:
 
         A task whose inputs are done, or that runs again, goes first: it frees memory, and it is older.
         """
-        group = task.group
-        assert group is not None
-        task.group = group = self.groups.setdefault(group.key, group)  # it is not listed while it is empty
         task.state = TaskState.READY
         self.ready += 1
+        group = task.group
+        assert group is not None
+        if task.deaths and task.deaths >= self.allowed_deaths:
+            task.group = ReadyGroup(group.key, group.options)  # one of its own: no old entry of a deque counts any more
+            self.suspects[task] = None
+            return
+        task.group = group = self.groups.setdefault(group.key, group)  # it is not listed while it is empty
         if first:
             group.tasks.appendleft(task)
         else:

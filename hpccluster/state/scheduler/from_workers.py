@@ -170,21 +170,22 @@ def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
 
 
 def worker_exited(core: Core, message: WorkerExited) -> None:
-    """A nanny's testimony: a task that ran in a worker that crashed is blamed, and fails when it is blamed too often."""
+    """A nanny's testimony on a worker that crashed: what ran in it is suspect.
+
+    What has been suspect too often runs alone from then on, and fails if its worker dies then, too: what merely ran
+    beside the guilty one never fails for it.
+    """
     if message.expected:
         return
     for number, attempt in message.running:
         task = core.tasks.get(number)
-        if (
-            task is None
-            or task.function is None
-            or task.state > UNFINISHED
-            or not task.blamed < attempt <= task.attempt
-        ):
+        if task is None or task.function is None or task.state > UNFINISHED:
+            continue
+        if not task.blamed < attempt <= task.attempt:
             continue
         task.blamed = attempt
         task.deaths += 1
-        if task.deaths > core.allowed_deaths:
+        if task.deaths > core.allowed_deaths and len(message.running) == 1:
             _too_deadly(core, task, message)
 
 

@@ -4,6 +4,9 @@ Every worker is kept supplied with about `WINDOW` seconds of work: enough that i
 little enough that work can still go to whoever is idle. A function that has never run counts as long, so that its first
 tasks are spread one per thread; the window opens when its duration is known. What waits behind something slow is taken
 back on the next tick (`rebalance`).
+
+Suspects, tasks under which as many workers have died as may, run alone: an empty worker takes one and nothing else. Where
+none is empty, one is emptied, so that suspects do not wait for ever in a busy cluster.
 """
 
 from __future__ import annotations
@@ -38,16 +41,19 @@ def has_room(core: Core, worker: WorkerRecord, expected: float) -> bool:
     """Whether the worker should be given a task of that expected duration now."""
     in_flight = len(worker.in_flight)
     if in_flight < worker.threads:
-        return True
+        return not worker.alone
     return (
         in_flight < MOST_IN_FLIGHT
         and worker.occupancy + expected <= WINDOW * worker.threads
         and core.now - worker.progress < WINDOW
+        and not worker.alone
     )
 
 
 def place(core: Core) -> None:
     """Give ready tasks to workers with room: highest priority first, clients of one priority in turns."""
+    if core.suspects:
+        _place_suspects(core)
     if not core.ready:
         core.groups.clear()  # what they hold is ready no longer
         return
@@ -65,6 +71,34 @@ def place(core: Core) -> None:
         active = sorted(groups, key=lambda group: group.client.served)  # who was served longest ago comes first
         while active and heap:
             active = [group for group in active if _place_some(core, group, heap)]
+
+
+def _place_suspects(core: Core) -> None:
+    """Give each suspect a worker of its own, or begin to empty one for it."""
+    for task, emptying in list(core.suspects.items()):
+        if task.state is not TaskState.READY:
+            del core.suspects[task]
+            continue
+        assert task.group is not None
+        options = task.group.options
+        able = [w for w in allowed_workers(core, options) if not w.retiring and fits(w, options, empty=True)]
+        empty = next((worker for worker in able if not worker.in_flight), None)
+        if empty is not None:
+            del core.suspects[task]
+            assign(core, task, empty)
+            _close(core, empty)
+        elif emptying not in able or not emptying.alone:
+            others = [worker for worker in able if not worker.alone]
+            core.suspects[task] = chosen = min(others, key=lambda w: load(core, w), default=None)
+            if chosen is not None:
+                _close(core, chosen)
+                core.out.send(chosen.name, take_back(list(chosen.in_flight.values())))
+
+
+def _close(core: Core, worker: WorkerRecord) -> None:
+    """Give the worker nothing more until it is empty."""
+    worker.alone = True
+    core.open.pop(worker.name, None)
 
 
 def _place_some(core: Core, group: ReadyGroup, heap: _Heap) -> bool:
@@ -140,7 +174,9 @@ def _choose(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
     best_cost = 0.0
     for worker in candidates:
         waits = load(core, worker)
-        if not has_room(core, worker, expected) and (group.constrained or waits > largest / BANDWIDTH):
+        if worker.alone or (
+            not has_room(core, worker, expected) and (group.constrained or waits > largest / BANDWIDTH)
+        ):
             continue
         cost = (total - present.get(worker, 0)) / BANDWIDTH + waits
         if best is None or cost < best_cost:
@@ -159,10 +195,11 @@ def allowed_workers(core: Core, options: TaskOptions) -> list[WorkerRecord]:
     return list(core.workers.values()) if not named and options.allow_other_workers else named
 
 
-def fits(worker: WorkerRecord, options: TaskOptions) -> bool:
-    """Whether the worker has the resources free that the options ask for."""
+def fits(worker: WorkerRecord, options: TaskOptions, *, empty: bool = False) -> bool:
+    """Whether the worker has the resources free that the options ask for (or would have them if it were empty)."""
     return all(
-        worker.used.get(name, 0) + amount <= worker.resources.get(name, 0) + 1e-9  # sums of fractions are not exact
+        (0 if empty else worker.used.get(name, 0)) + amount
+        <= worker.resources.get(name, 0) + 1e-9  # sums of fractions are not exact
         for name, amount in options.resources.items()
     )
 
@@ -196,6 +233,11 @@ def describe(task: TaskRecord) -> Dependency:
     return Dependency(task.id, None, task.size, [holder.address for holder in task.holders or ()])
 
 
+def take_back(tasks: list[TaskRecord]) -> TakeBack:
+    """The message that asks for tasks back, unless they have started."""
+    return TakeBack([task.id for task in tasks], [task.attempt for task in tasks])
+
+
 def rebalance(core: Core) -> None:
     """Take back what waits behind something slow while others are idle. Each task is asked for once."""
     idle = [w for w in core.open.values() if len(w.in_flight) < w.threads]
@@ -218,7 +260,7 @@ def rebalance(core: Core) -> None:
         waiting = waiting[-count:] if count > 0 else []
         worker.asked = asked | {task.id: task.attempt for task in waiting}
         if waiting:
-            core.out.send(worker.name, TakeBack([t.id for t in waiting], [t.attempt for t in waiting]))
+            core.out.send(worker.name, take_back(waiting))
 
 
 def _could_run(core: Core, task: TaskRecord, workers: list[WorkerRecord]) -> bool:

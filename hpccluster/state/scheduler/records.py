@@ -149,6 +149,7 @@ class WorkerRecord:
 
     __slots__ = (
         "address",
+        "alone",
         "asked",
         "doubts",
         "executing",
@@ -190,6 +191,8 @@ class WorkerRecord:
         """When it last finished something, or was given something while it had nothing."""
         self.asked: dict[int, int] = {}
         """Tasks (and their attempts) that it was asked to give back because others are idle."""
+        self.alone = False
+        """It is given nothing more until it is empty: for a suspect, which runs alone."""
         self.holds: set[TaskRecord] = set()
         self.doubts: dict[int, int] = {}
         """How often somebody could not get a result of which it has the only copy."""

@@ -8,11 +8,11 @@ at again; when nothing is left, it is told to `Leave`.
 
 from __future__ import annotations
 
-from hpccluster.protocol.messages import FetchData, Leave, TakeBack
+from hpccluster.protocol.messages import FetchData, Leave
 from hpccluster.state.scheduler.actions import DropHeld, HoldData, WorkerRetired
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.events import DataHeld
-from hpccluster.state.scheduler.placement import describe
+from hpccluster.state.scheduler.placement import describe, take_back
 from hpccluster.state.scheduler.records import TaskRecord, TaskState, WorkerRecord
 from hpccluster.state.scheduler.transitions import add_holder, doubt
 
@@ -26,7 +26,7 @@ def retire(core: Core, worker: WorkerRecord) -> None:
     core.open.pop(worker.name, None)
     tasks = list(worker.in_flight.values())
     if tasks:
-        core.out.send(worker.name, TakeBack([t.id for t in tasks], [t.attempt for t in tasks]))
+        core.out.send(worker.name, take_back(tasks))
 
 
 def advance(core: Core) -> None:

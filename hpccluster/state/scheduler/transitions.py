@@ -73,7 +73,9 @@ def unassign(core: Core, task: TaskRecord) -> WorkerRecord:
     if task.group is not None and task.group.options.resources:
         for name, amount in task.group.options.resources.items():
             worker.used[name] -= amount
-    if not worker.retiring:
+    if worker.alone and not worker.in_flight:
+        worker.alone = False
+    if not worker.retiring and not worker.alone:
         core.open[worker.name] = worker
     return worker
 

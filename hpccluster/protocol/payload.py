@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import cloudpickle
@@ -18,19 +18,15 @@ import cloudpickle
 from hpccluster.protocol.messages import TaskErrorBody
 
 
-class _Local(threading.local):
-    """Per thread: the futures met while arguments are pickled, or their values while they are unpickled."""
+_references: ContextVar[Any] = ContextVar("references", default=None)
+"""The futures met while arguments are pickled, or their values while they are unpickled; each thread has its own."""
 
-    references: Any = None
-
-
-_local = _Local()
 ERROR_LIMIT = 1024 * 1024
 
 
 def collect(item: Any) -> tuple[Callable[[int], Any], tuple[int]]:
     """What ``__reduce__`` of a future returns. Raises `TypeError` outside of the pickling of arguments."""
-    found = _local.references
+    found = _references.get()
     if found is None:
         raise TypeError("a Future can only be pickled as (part of) an argument of submit or map")
     found.append(item)
@@ -39,7 +35,7 @@ def collect(item: Any) -> tuple[Callable[[int], Any], tuple[int]]:
 
 def resolve(position: int) -> Any:
     """The value at ``position`` among the inputs of the task that is being unpickled."""
-    return _local.references[position]
+    return _references.get()[position]
 
 
 def dumps(value: Any) -> bytes:
@@ -64,8 +60,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes
     A future inside an argument pickles itself as `resolve` of its position (see `collect`).
     """
     found: list[Any] = []
-    outer = _local.references
-    _local.references = found
+    token = _references.set(found)
     try:
         try:
             body = pickle.dumps((args, kwargs), protocol=5)
@@ -76,19 +71,18 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes
         found.clear()
         return cloudpickle.dumps((args, kwargs), protocol=5), found
     finally:
-        _local.references = outer
+        _references.reset(token)
 
 
 def load_arguments(body: bytes | memoryview, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inverse of `dump_arguments`: ``inputs`` are the values of its futures, in order."""
     if not inputs:
         return pickle.loads(body)  # type: ignore[no-any-return]
-    outer = _local.references
-    _local.references = inputs
+    token = _references.set(inputs)
     try:
         return pickle.loads(body)  # type: ignore[no-any-return]
     finally:
-        _local.references = outer
+        _references.reset(token)
 
 
 def dump_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:

@@ -12,6 +12,9 @@ from hpccluster.errors import ConfigError
 from hpccluster.resources import default_processes
 from hpccluster_local.options import machine_cores
 
+_OWN = ("self", "n_workers", "threads_per_worker", "processes", "memory_limit")
+"""What `LocalCluster` says in its own words, to be translated."""
+
 
 class LocalCluster(ClusterManager):
     """A cluster on this machine, by default as large as the machine. Each worker is a job of its own.
@@ -52,8 +55,7 @@ class LocalCluster(ClusterManager):
         linger: str | float | None = None,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
-        own = ("self", "n_workers", "threads_per_worker", "processes", "memory_limit")
-        given = {key: value for key, value in locals().items() if key not in own}
+        given = {key: value for key, value in locals().items() if key not in _OWN}
         if not processes:
             raise ConfigError("processes=False: a cluster inside the calling process is not there yet")
         workers, threads = _share(n_workers, threads_per_worker)

@@ -142,7 +142,7 @@ class JobBook:
             return
         if record.phase is not Phase.CANCELLING:
             self.move(record, Phase.CANCELLING, cause)
-            record.absences = 0
+            record.absences = record.misses = 0
         record.cancels += 1
         record.cancel_again_at = None
         self._to_cancel.append(record.id)

@@ -8,7 +8,10 @@ the peer has announced.
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
 from hpccluster.comm.tls import CHUNK
 from hpccluster.comm.transport import Link
@@ -26,7 +29,11 @@ WAITING_LIMIT = CHUNK
 CLOSE_TIME = 2.0
 """Seconds that `DataConnection.close` gives the peer to take what waits."""
 
+Buffer: TypeAlias = bytearray | memoryview
+"""Received bytes, writable. Large ones are a view of memory of their own."""
+
 _SMALL = 64 * 1024
+_LARGE = 1024 * 1024
 
 
 class DataConnection:
@@ -43,7 +50,7 @@ class DataConnection:
         self._link = link
         self._frames = frames
         self._loop = asyncio.get_running_loop()
-        self._raw: list[bytearray] = []
+        self._raw: list[Buffer] = []
         self._missing = 0
         """Bytes that the last of ``_raw`` still lacks."""
         self._lengths: list[int] = []
@@ -92,8 +99,8 @@ class DataConnection:
             self.abort()
             raise
 
-    async def receive_frames(self, lengths: Sequence[int], limit: int | None = None) -> list[bytearray]:
-        """Raw bytes, one bytearray per length.
+    async def receive_frames(self, lengths: Sequence[int], limit: int | None = None) -> list[Buffer]:
+        """Raw bytes, one buffer per length.
 
         Raises `RemoteProtocolError` if they would be more than ``limit`` bytes in all, before anything is received;
         `PeerLost` if the peer goes, or sends nothing for `STALL_LIMIT` seconds.
@@ -171,13 +178,13 @@ class DataConnection:
                 if not self._lengths:
                     return data
                 self._missing = self._lengths.pop()
-                self._raw.append(bytearray())
+                self._raw.append(_memory(self._missing))
             if not data:
                 return data
             piece = data[: self._missing]
-            # Growing costs no more than one buffer of the final size, which would be filled with zeros first in one
-            # go (0.16 s for 256 MiB), and takes no memory for what never comes.
-            self._raw[-1] += piece
+            target = self._raw[-1]
+            start = len(target) - self._missing
+            target[start : start + len(piece)] = piece
             self._missing -= len(piece)
             self._progress += len(piece)
             data = data[len(piece) :]
@@ -215,6 +222,25 @@ class DataConnection:
                 raise self._error
         else:
             await asyncio.sleep(0)  # others get their turn between two chunks
+
+
+def _memory(size: int) -> Buffer:
+    """Room for ``size`` bytes. What is large takes no memory until it is filled, and is not filled with zeros first.
+
+    With pages of 4 KiB the faults cost more than the copy itself (measured: 256 MiB in 0.16 s, in huge pages 0.03 s).
+    """
+    if size < _LARGE:
+        return bytearray(size)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError, ValueError) as error:
+        raise RemoteProtocolError(
+            f"the peer announced {size:,} bytes, for which there is no memory: {error}"
+        ) from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -75,6 +75,7 @@ class Link(asyncio.BufferedProtocol):
         self._closing = False
         self._ended: asyncio.Future[None] | None = None
         self._is_lost = False
+        self._is_paused = False
         self._deadline: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------ called by the loop
@@ -90,6 +91,10 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing or self._reason is not None:
             return  # we only wait for the peer to close
+        if nbytes == CHUNK and not self._is_paused:
+            # There is more where this came from. libuv would go on for up to 8 MiB before anybody else had a turn.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
         self._take_in(self._wire[:nbytes])
 
     def eof_received(self) -> bool:
@@ -152,13 +157,14 @@ class Link(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """The consumer cannot take more."""
+        self._is_paused = True
         if not self._is_lost:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """It can again."""
-        if not self._is_lost:
-            self._transport.resume_reading()
+        self._is_paused = False
+        self._read_on()
 
     def fail(self, error: CommError) -> None:
         """Drop the peer; the consumer learns ``error`` as the cause. A TLS alert still goes out."""
@@ -208,8 +214,12 @@ class Link(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._transport.resume_reading()
+        self.resume_reading()
         self._deadline = self._loop.call_later(timeout, self._transport.abort)
+
+    def _read_on(self) -> None:
+        if not self._is_lost and not self._is_paused:
+            self._transport.resume_reading()
 
     def _take_in(self, data: memoryview) -> None:
         try:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpccluster.backend.dialect import Dialect
-from hpccluster.backend.runner import CommandResult
+from hpccluster.backend.dialect import CommandResult, Dialect
 from hpccluster.backend.template import TemplateContext, script_lines
 from hpccluster.errors import BackendError, ConfigError, PollFailed
 from hpccluster.ids import JobId, JobName

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from hpccluster.backend.batch import BatchOptions
-from hpccluster.backend.options import NAME, Safe
+from hpccluster.backend.options import NAME, BatchOptions, Safe
 from hpccluster.errors import ConfigError
 
 CONSTRAINT = Safe(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,:&|*()\[\]!@%+=/-]*", "node features joined by & | , * and brackets")

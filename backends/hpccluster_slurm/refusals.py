@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from hpccluster.backend.dialect import CommandResult
 from hpccluster.backend.refusal import Refusal
-from hpccluster.backend.runner import CommandResult
 from hpccluster.errors import BackendError, CommandFailed
 from hpccluster_slurm.options import DIRECTIVES, SlurmOptions, option_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.dialect import AnyOptions, Dialect
+from hpccluster.backend.dialect import AnyOptions, CommandResult, Dialect
 from hpccluster.backend.options import (
     BatchOptions,
     JobOptions,
@@ -22,7 +22,7 @@ from hpccluster.backend.options import (
     resources_of,
     worker_arguments,
 )
-from hpccluster.backend.runner import CommandResult, LocalRunner, Runner
+from hpccluster.backend.runner import LocalRunner, Runner
 from hpccluster.backend.template import load_template, render_template
 from hpccluster.errors import (
     BackendError,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from hpccluster.backend.options import BatchOptions
-from hpccluster.backend.runner import CommandResult
 from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError
 from hpccluster.ids import JobId, JobName
@@ -20,6 +20,16 @@ from hpccluster.job import JobSpec, JobStatus
 AnyOptions = TypeVar("AnyOptions", bound=BatchOptions)
 
 NO_CHANGES: Mapping[str, str | None] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. A negative return code is the number of the signal that ended it."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 class Dialect(ABC, Generic[AnyOptions]):

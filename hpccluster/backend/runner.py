@@ -10,25 +10,15 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from hpccluster.backend.dialect import CommandResult
 from hpccluster.errors import BackendUnavailable, CommandFailed, LogsUnavailable
 
 TAIL_LIMIT = 4 * 1024 * 1024
 """At most this many bytes of a file are read when its last lines are asked for."""
 
 _LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
-
-
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """How a command ended. A negative return code is the number of the signal that ended it."""
-
-    argv: tuple[str, ...]
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 class Runner(ABC):

@@ -79,7 +79,7 @@ def load_template(name: str, path: str | None = None) -> Template:
         if path is None:
             return _environment().get_template(name)
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        return _environment().from_string(text)
+        return _environment().from_string(_keep_lengths(text))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"template={path!r} cannot be read: {error}", code="HPC-CONFIG-TEMPLATE", details={"option": "template"}
@@ -161,4 +161,9 @@ def _environment() -> SandboxedEnvironment:
 
 def _shipped(name: str) -> str | None:
     file = files("hpccluster_templates") / name
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return _keep_lengths(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _keep_lengths(text: str) -> str:
+    """The shell's ``${#name}`` would begin a comment of Jinja2, as ``{# ... #}`` does: keep it as text."""
+    return text.replace("${#", "${{ '{#' }}")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.runner import CommandResult, LocalRunner
+from hpccluster.backend.dialect import CommandResult
+from hpccluster.backend.runner import LocalRunner
 from hpccluster.errors import CancelFailed, CommandFailed, LogsUnavailable, PollFailed, SubmitRefused
 from hpccluster.ids import JobId
 from hpccluster.job import JobState

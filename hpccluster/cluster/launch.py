@@ -1,7 +1,8 @@
 """Starts a head as a process of its own and waits for its one-line answer.
 
 The head gets its specification over a pipe whose write end stays here, and nowhere else: when this process dies, in
-whatever way, the pipe closes and the head knows. Must not know what a head does.
+whatever way, the pipe closes and the head knows. Must not know what a head does; imports little, so that the head's process is
+there before this one has loaded what it needs itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Self
 
 from hpccluster.errors import ClusterError, ConfigError
-from hpccluster.head.spec import HeadReady, HeadSpec, decode_answer, encode_line
+
+if TYPE_CHECKING:
+    from hpccluster.head.spec import HeadReady, HeadSpec
 
 START_TIMEOUT = 60.0
 """Seconds for a head to be ready, its first jobs accepted by the batch system included."""
@@ -60,39 +63,83 @@ class HeadProcess:
         self._process.wait()
 
 
-def start_head(spec: HeadSpec, *, python: str = "", timeout: float = START_TIMEOUT) -> HeadProcess:
-    """Start a head with the interpreter ``python`` (this one if empty) and wait until it is ready.
+class StartingHead:
+    """A head's process that gets ready while its specification is still being made."""
 
-    *Success*: it serves, and every job of its first size was accepted. *An error that the head names* is raised as itself;
-    *`ClusterError`*: it died without a word, or was not ready in time. After an error or an interrupt it is going down or gone.
-    """
-    interpreter = python or sys.executable
-    if not interpreter:
-        raise ConfigError("this program does not know its Python interpreter; set python= to one that has hpccluster")
-    process = subprocess.Popen(
-        # -P: a module in the current directory must not replace one of the standard library in the head.
-        [interpreter, "-P", "-m", _MODULE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,
-    )
-    try:
-        line = _converse(process, spec, time.monotonic() + timeout)
-        head = HeadProcess(process, decode_answer(line))
-    except BaseException:
-        _abandon(process)
-        raise
-    _close(process.stdout)
-    _close(process.stderr)
-    if spec.detached:
-        head.release()
-    return head
+    def __init__(self, python: str = "") -> None:
+        """``python``: the interpreter, this one if empty."""
+        interpreter = python or sys.executable
+        if not interpreter:
+            raise ConfigError(
+                "this program does not know its Python interpreter; set python= to one that has hpccluster"
+            )
+        self._process = subprocess.Popen(
+            # -P: a module in the current directory must not replace one of the standard library in the head.
+            [interpreter, "-P", "-m", _MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._is_told = self._is_ready = False
+
+    def finish(self, spec: HeadSpec, *, timeout: float = START_TIMEOUT) -> HeadProcess:
+        """Tell it what it is, and wait until it is ready.
+
+        *Success*: it serves, and every job of its first size was accepted. *An error that the head names* is raised as
+        itself; *`ClusterError`*: it died without a word, or was not ready in time. After an error or an interrupt it is
+        going down or gone.
+        """
+        from hpccluster.head.spec import decode_answer
+
+        process = self._process
+        self._is_told = True
+        try:
+            line = _converse(process, spec, time.monotonic() + timeout)
+            head = HeadProcess(process, decode_answer(line))
+        except BaseException:
+            self.abandon()
+            raise
+        self._is_ready = True
+        _close(process.stdout)
+        _close(process.stderr)
+        if spec.detached:
+            head.release()
+        return head
+
+    def abandon(self) -> None:
+        """Let it go, and make sure that it goes. Idempotent; does nothing once `finish` was successful."""
+        process = self._process
+        if self._is_ready:
+            return
+        if not self._is_told:
+            process.kill()  # it has done nothing yet
+        _close(process.stdin)
+        if not _wait(process, GOING_TIME):
+            process.terminate()
+            if not _wait(process, GOING_TIME):
+                process.kill()
+                process.wait()
+        _close(process.stdout)
+        _close(process.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
+
+
+def start_head(spec: HeadSpec, *, python: str = "", timeout: float = START_TIMEOUT) -> HeadProcess:
+    """Start a head and wait until it is ready; errors as of `StartingHead.finish`."""
+    return StartingHead(python).finish(spec, timeout=timeout)
 
 
 def _converse(process: subprocess.Popen[bytes], spec: HeadSpec, deadline: float) -> bytes:
     """Tell the specification, get the answer."""
+    from hpccluster.head.spec import encode_line
+
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -166,18 +213,6 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _abandon(process: subprocess.Popen[bytes]) -> None:
-    """Let a head that is not wanted go, and make sure that it goes."""
-    _close(process.stdin)
-    if not _wait(process, GOING_TIME):
-        process.terminate()
-        if not _wait(process, GOING_TIME):
-            process.kill()
-            process.wait()
-    _close(process.stdout)
-    _close(process.stderr)
 
 
 def _close(pipe: IO[bytes] | None) -> None:

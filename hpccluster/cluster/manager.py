@@ -12,16 +12,15 @@ import logging
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from hpccluster.cluster import describe
-from hpccluster.cluster.launch import START_TIMEOUT, HeadProcess, start_head
-from hpccluster.cluster.remote import Remote, wait_with_progress
-from hpccluster.cluster.views import Jobs, Logs, Workers, format_summary
-from hpccluster.config import ResolvedCluster
+from hpccluster.cluster.launch import START_TIMEOUT, HeadProcess, StartingHead
 from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError
-from hpccluster.fleet.values import Plan
-from hpccluster.head.directory import CLIENT_FILE, HEAD_LOG, is_alive, read_record
+
+if TYPE_CHECKING:
+    from hpccluster.cluster.views import Jobs, Logs, Workers
+    from hpccluster.config import ResolvedCluster
+    from hpccluster.fleet.values import Plan
 
 CLOSE_TIMEOUT = 30.0
 """Seconds for the batch system to confirm that all jobs are gone."""
@@ -55,14 +54,20 @@ class ClusterManager:
         ``port``, ``protocol``, ``state_directory``, ``linger``, ...); None stands for "not said". A ``name`` means get or
         create.
         """
-        resolved = describe.resolve(backend or self.backend, describe.with_size(keywords, n_workers))
-        self._open(resolved, start_timeout)
+        # The head's process gets ready while we find out what it is to be.
+        with StartingHead() as head:
+            from hpccluster.cluster import describe
+
+            resolved = describe.resolve(backend or self.backend, describe.with_size(keywords, n_workers))
+            self._open(resolved, start_timeout, head)
 
     @classmethod
     def from_config(
         cls, name: str, *, n_workers: int | None = None, start_timeout: float = START_TIMEOUT, **overrides: Any
     ) -> ClusterManager:
         """The cluster that the configuration describes under this name, with keywords on top."""
+        from hpccluster.cluster import describe
+
         return cls._make(describe.resolve(name, describe.with_size(overrides, n_workers)), start_timeout)
 
     @classmethod
@@ -70,6 +75,8 @@ class ClusterManager:
         cls, path: str | Path, *, n_workers: int | None = None, start_timeout: float = START_TIMEOUT, **overrides: Any
     ) -> ClusterManager:
         """The cluster that this file describes, with keywords on top."""
+        from hpccluster.cluster import describe
+
         return cls._make(describe.resolve_file(path, describe.with_size(overrides, n_workers)), start_timeout)
 
     @classmethod
@@ -79,6 +86,8 @@ class ClusterManager:
 
         Raises `ClusterNotFound` with the names of those that run.
         """
+        from hpccluster.cluster import describe
+
         parent = describe.parent_directory(state_directory)
         record = describe.find_running(name, parent)
         manager: ClusterManager = object.__new__(describe.manager_type(record.backend))
@@ -88,25 +97,34 @@ class ClusterManager:
 
     @classmethod
     def _make(cls, resolved: ResolvedCluster, start_timeout: float) -> ClusterManager:
+        from hpccluster.cluster import describe
+
         manager: ClusterManager = object.__new__(describe.manager_type(resolved.backend))
-        manager._open(resolved, start_timeout)
+        with StartingHead() as head:
+            manager._open(resolved, start_timeout, head)
         return manager
 
-    def _open(self, resolved: ResolvedCluster, start_timeout: float) -> None:
-        """Start a head for this description, or join the running cluster of its name."""
+    def _open(self, resolved: ResolvedCluster, start_timeout: float, head: StartingHead) -> None:
+        """Make this head the one of this description, or join the running cluster of its name."""
+        from hpccluster.cluster import describe
+
         spec = describe.make_spec(resolved)
         parent = Path(spec.state_directory)
         if "name" in resolved.settings and (running := describe.find_own(spec.name, spec.backend, parent)) is not None:
+            head.abandon()
             self._set(spec.name, running.address, parent / spec.name)
             self._take_over(spec.linger)
             return
-        head = start_head(spec, timeout=start_timeout)
-        self._set(head.ready.name, head.ready.address, Path(head.ready.directory), head=head, linger=spec.linger)
+        started = head.finish(spec, timeout=start_timeout)
+        ready = started.ready
+        self._set(ready.name, ready.address, Path(ready.directory), head=started, linger=spec.linger)
         self._own()
 
     def _set(
         self, name: str, address: str, directory: Path, *, head: HeadProcess | None = None, linger: float = 0.0
     ) -> None:
+        from hpccluster.cluster.remote import Remote
+
         self._name = name
         self._address = address
         self._directory = directory
@@ -115,7 +133,7 @@ class ClusterManager:
         self._is_owner = False
         self._closed = False
         self._process = os.getpid()
-        self._remote = Remote(directory / CLIENT_FILE, on_notice=_show)
+        self._remote = Remote(self.connection_file, on_notice=_show)
 
     def _own(self) -> None:
         """From now on the end of this process is the end of the cluster (the reference keeps it until then)."""
@@ -124,6 +142,8 @@ class ClusterManager:
 
     def _take_over(self, linger: float) -> None:
         """Become the owner of a cluster whose owner has gone."""
+        from hpccluster.cluster import describe
+
         pid, start = describe.this_process()
         if self._remote.ask("take_over", pid=pid, start=start, linger=linger):
             self._linger = linger
@@ -151,7 +171,7 @@ class ClusterManager:
     @property
     def connection_file(self) -> Path:
         """What a client needs to connect: ``Client(cluster)`` reads it."""
-        return self._directory / CLIENT_FILE
+        return self._directory / "client.json"
 
     @property
     def directory(self) -> Path:
@@ -181,11 +201,15 @@ class ClusterManager:
     @property
     def jobs(self) -> Jobs:
         """The fleet's jobs: a list that shows itself as a table."""
+        from hpccluster.cluster.views import Jobs
+
         return Jobs.from_plain(self._ask("jobs"))
 
     @property
     def workers(self) -> Workers:
         """The connected workers: a list that shows itself as a table."""
+        from hpccluster.cluster.views import Workers
+
         return Workers.from_plain(self._ask("workers"))
 
     @property
@@ -218,6 +242,9 @@ class ClusterManager:
         *Success*: the batch system has accepted every job that this needed; jobs that are too many hand over their
         results, are cancelled, and verified to be gone. *`SubmitRefused`*: in the batch system's words.
         """
+        from hpccluster.cluster import describe
+        from hpccluster.fleet.values import Plan
+
         request = describe.make_scale(workers=n, jobs=jobs, cores=cores, memory=memory)
         return Plan.from_plain(self._ask("scale", **request.arguments()))
 
@@ -247,6 +274,8 @@ class ClusterManager:
         Raises `JobDied` with the cause where a job has ended before its workers came, and `StartTimeout` that lists
         which jobs wait and why.
         """
+        from hpccluster.cluster.remote import wait_with_progress
+
         self._check_open()
         try:
             self._remote.run(wait_with_progress(self._remote, n, timeout))
@@ -257,6 +286,8 @@ class ClusterManager:
         self, cluster: bool = True, scheduler: bool = True, workers: bool = True, *, tail: int | None = None
     ) -> Logs:
         """What the head (``head``: cluster and scheduler are one process) and each job have written."""
+        from hpccluster.cluster.views import Logs
+
         logs = Logs(self._ask("logs", tail=tail, jobs=workers))
         if not (cluster or scheduler):
             logs.pop("head", None)
@@ -291,7 +322,7 @@ class ClusterManager:
             raise CancelFailed(
                 f"cluster {self._name!r} is closed, but the batch system has not confirmed the end of "
                 f"{len(unconfirmed)} of its jobs: {', '.join(unconfirmed)}\n"
-                f"the head goes on trying for some minutes (log: {self._directory / HEAD_LOG}); a job that starts "
+                f"the head goes on trying for some minutes (log: {self._directory / 'head.log'}); a job that starts "
                 "and finds no head ends by itself",
                 details={"unconfirmed": ", ".join(unconfirmed)},
             )
@@ -327,6 +358,8 @@ class ClusterManager:
         if self._head is not None:
             has_ended = self._head.wait(1.0)
         else:
+            from hpccluster.head.directory import is_alive, read_record
+
             record = read_record(self._directory)
             has_ended = record is None or not is_alive(record)
         return ClusterClosed(f"cluster {self._name!r} has ended (files: {self._directory})") if has_ended else error
@@ -360,6 +393,8 @@ class ClusterManager:
     def __repr__(self) -> str:
         if self.is_closed:
             return f"{type(self).__name__} {self._name!r}  closed"
+        from hpccluster.cluster.views import format_summary
+
         try:
             return format_summary(type(self).__name__, self._remote.ask("info", wait=2.0))
         except HpcClusterError as error:

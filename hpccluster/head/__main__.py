@@ -33,9 +33,15 @@ def main() -> int:
     pipe = os.dup(0)  # the copies are not inherited by what we start
     _point_at(Path(os.devnull), 0, os.O_RDONLY)
     os.dup2(2, 1)
+    # What takes long is done while whoever started us still thinks about the specification.
+    import hpccluster.comm.authority
+    import hpccluster.head.server  # noqa: F401
+
+    line = _read_line(pipe)
+    if not line:
+        return 0  # it was thought better of
     try:
-        spec = decode_spec(_read_line(pipe))
-        return _run(spec, pipe, owner, answer)
+        return _run(decode_spec(line), pipe, owner, answer)
     except HpcClusterError as error:
         _say(answer, HeadFailed.from_error(error))
         return EXIT_FAILED

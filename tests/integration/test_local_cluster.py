@@ -1,0 +1,231 @@
+"""A cluster on this machine, as its user has it: real processes, real connections."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpccluster import Client, ClusterManager, LocalCluster
+from hpccluster.errors import ClusterClosed, ClusterError, ClusterNotFound, ConfigError, CredentialError
+from hpccluster.head.directory import read_record
+from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
+from support.deadline import wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory of the test's own; at its end no process of its clusters may be left."""
+    directory = tmp_path / "state"
+    monkeypatch.setenv(VARIABLE, str(directory))
+    monkeypatch.chdir(tmp_path)
+    return directory
+
+
+def make(**keywords: object) -> LocalCluster:
+    return LocalCluster(n_workers=1, threads_per_worker=1, **keywords)
+
+
+def script(text: str, **popen: object) -> subprocess.Popen[str]:
+    """A user's script, in a process of its own, without a main guard."""
+    Path("script.py").write_text(text)
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
+    )
+
+
+def test_the_first_five_minutes(state: Path) -> None:
+    cluster = LocalCluster(n_workers=2, threads_per_worker=2)
+    with Client(cluster) as client:
+        assert client.submit(pow, 2, 10).result() == 1024
+        cluster.wait_for_workers(2, timeout=20)
+        assert re.fullmatch(
+            r"LocalCluster '[a-z]+-[a-z]+'  tls://127\.0\.0\.1:\d+  workers 2/2  threads 4  memory [\d.]+ GiB",
+            repr(cluster),
+        )
+        data = client.scatter(b"x" * 300_000)
+        futures = client.map(len, [data] * 4)
+        assert cluster.scale(3).workers == 3
+        assert cluster.scale(2).workers == 2
+        assert client.gather(futures) == [300_000] * 4
+        assert len(client.gather(data)) == 300_000, "no data is lost by scaling down"
+        assert [job.state for job in cluster.jobs if job.phase != "over"] == ["RUNNING", "RUNNING"]
+        assert len(cluster.workers) == 2
+        logs = cluster.get_logs()
+        assert "serves at tls://127.0.0.1" in logs["head"]
+        assert "-m hpccluster.runtime" in cluster.job_script()
+    cluster.close()
+    cluster.close()
+    assert repr(cluster) == f"LocalCluster {cluster.name!r}  closed"
+    assert cluster.status == "closed"
+    with pytest.raises(ClusterClosed):
+        cluster.scale(1)
+    assert processes_of(state) == {}
+    assert files_of(state) == []
+
+
+def test_a_block_that_fails_leaves_nothing(state: Path) -> None:
+    with pytest.raises(ZeroDivisionError), make():
+        _ = 1 / 0
+    assert processes_of(state) == {}
+    assert files_of(state) == []
+
+
+def test_a_script_needs_no_main_guard(state: Path) -> None:
+    process = script(
+        "from hpccluster import LocalCluster, Client\n"
+        "print('imported once')\n"
+        "def double(x): return 2 * x\n"
+        "cluster = LocalCluster(n_workers=2, threads_per_worker=1)\n"
+        "client = Client(cluster)\n"
+        "print(sum(client.gather(client.map(double, range(10)))))\n"
+    )
+    out, errors = process.communicate(timeout=40)
+    assert (out, errors, process.returncode) == ("imported once\n90\n", "", 0)
+    assert processes_of(state) == {}, "the end of the script is the end of its cluster"
+    assert files_of(state) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_an_owner_that_is_killed(state: Path, number: signal.Signals) -> None:
+    process = script(
+        "import time, multiprocessing\n"
+        "from hpccluster import LocalCluster, Client\n"
+        "cluster = LocalCluster(n_workers=2, threads_per_worker=1)\n"
+        "client = Client(cluster)\n"
+        "busy = client.submit(time.sleep, 100)\n"
+        # A forked child that outlives its parent must not pass for the owner.
+        "multiprocessing.get_context('fork').Process(target=time.sleep, args=(40,)).start()\n"
+        "print(client.submit(pow, 2, 2).result(), flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "4\n"
+    process.send_signal(number)
+    process.wait(10)
+    wait_until(
+        lambda: not [command for command in processes_of(state).values() if "hpccluster" in command],
+        "the end of head, nannies and workers",
+        timeout=15,
+    )
+    assert files_of(state) == []
+    for pid in processes_of(state):
+        os.kill(pid, signal.SIGKILL)  # the forked child
+
+
+def test_an_interrupt_ends_the_cluster(state: Path) -> None:
+    process = script(
+        "import time\n"
+        "from hpccluster import LocalCluster\n"
+        "with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors
+    assert processes_of(state) == {}
+    assert files_of(state) == []
+
+
+def test_attach_is_another_remote_control(state: Path) -> None:
+    with make() as cluster:
+        with ClusterManager.attach(cluster.name) as other:
+            assert type(other) is LocalCluster
+            assert other.scheduler_address == cluster.scheduler_address
+            assert other.scale(2).workers == 2
+        assert cluster.status == "running", "leaving it changes nothing"
+        again = ClusterManager.attach(cluster.name)
+        again.close()
+        wait_until(lambda: cluster.is_closed, "the end of the head")
+        with pytest.raises(ClusterClosed):
+            cluster.scale(1)
+    assert processes_of(state) == {}
+    with pytest.raises(ClusterNotFound, match="running there: none"):
+        ClusterManager.attach(cluster.name)
+
+
+def test_a_name_means_get_or_create(state: Path) -> None:
+    with make(name="mine") as cluster:
+        with make(name="mine") as same:
+            assert same.scheduler_address == cluster.scheduler_address
+        assert cluster.status == "running", "its owner lives"
+
+
+def test_a_cluster_that_lingers_is_joined_and_gets_a_new_owner(state: Path) -> None:
+    text = (
+        "from hpccluster import LocalCluster\n"
+        "cluster = LocalCluster(n_workers=1, threads_per_worker=1, name='mine', linger=60)\n"
+        "print(cluster.scheduler_address, flush=True)\n"
+        "input()\n"
+    )
+    first = script(text, stdin=subprocess.PIPE)
+    assert first.stdout is not None
+    address = first.stdout.readline()
+    first.kill()
+    first.wait()
+    second = script(text, stdin=subprocess.PIPE)
+    assert second.stdout is not None
+    assert second.stdout.readline() == address
+    _, errors = second.communicate("\n", timeout=20)
+    assert "joined 'mine': 1 workers" in errors
+    assert processes_of(state) != {}, "it lingers again"
+    ClusterManager.attach("mine").close()
+    wait_until_gone(state)
+    assert files_of(state) == []
+
+
+def test_a_name_that_another_backend_has_is_one_clear_error(state: Path, tmp_path: Path) -> None:
+    with make(name="mine"), pytest.raises(ClusterError, match="running already, on the backend local, not slurm"):
+        ClusterManager("slurm", cores=1, memory="1GB", name="mine")
+
+
+def test_a_state_directory_that_cannot_be_used_is_one_clear_error(state: Path) -> None:
+    state.write_text("a file")
+    with pytest.raises(CredentialError, match="state"):
+        make()
+    assert processes_of(state) == {}
+
+
+def test_an_unknown_keyword_is_found_before_anything_is_started(state: Path) -> None:
+    with pytest.raises((ConfigError, TypeError), match="n_wokers"):
+        LocalCluster(n_wokers=1)  # type: ignore[call-arg]
+    assert not state.exists()
+
+
+def test_a_head_that_dies_is_told_as_what_it_is(state: Path) -> None:
+    cluster = make()
+    record = read_record(cluster.directory)
+    assert record is not None
+    os.kill(record.pid, signal.SIGKILL)
+    with pytest.raises(ClusterClosed, match="has ended"):
+        cluster.scale(2)
+    assert repr(cluster).endswith("closed")
+    cluster.close()
+    wait_until_gone(state)
+
+
+def open_files() -> int:
+    """Descriptors of this process."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_clusters_in_a_row_leave_nothing_in_this_process(state: Path) -> None:
+    with make():
+        pass
+    before = open_files()
+    for _ in range(5):
+        with make() as cluster, Client(cluster) as client:
+            assert client.submit(pow, 2, 2).result() == 4
+    assert open_files() <= before + 1
+    assert processes_of(state) == {}
+    assert files_of(state) == []

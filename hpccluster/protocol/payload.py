@@ -17,7 +17,6 @@ import cloudpickle
 
 from hpccluster.protocol.messages import TaskErrorBody
 
-
 _references: ContextVar[Any] = ContextVar("references", default=None)
 """The futures met while arguments are pickled, or their values while they are unpickled; each thread has its own."""
 

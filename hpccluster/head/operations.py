@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from hpccluster.errors import ConfigError, LogsUnavailable
+from hpccluster.errors import ConfigError
 from hpccluster.head.directory import process_start
 from hpccluster.head.spec import ScaleRequest
 from hpccluster.state.fleet.adaptive import AdaptSettings
@@ -153,11 +153,8 @@ class Operations:
             if arguments.jobs:
                 texts |= await head.fleet.logs(None, arguments.tail)
             return texts
-        for job in head.fleet.jobs():
-            if arguments.job in (job.name, job.id):
-                texts = await head.fleet.logs(job.name, arguments.tail)
-                return {arguments.job: texts.get(job.name, "")}
-        raise LogsUnavailable(f"the cluster has no job {arguments.job!r}; its jobs are listed by cluster.jobs")
+        (text,) = (await head.fleet.logs(arguments.job, arguments.tail)).values()
+        return {arguments.job: text}
 
     async def wait_for_workers(self, arguments: WaitForWorkers) -> None:
         """Answered when they are connected."""

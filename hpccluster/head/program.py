@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpccluster.errors import ClusterError
-from hpccluster.head.spec import CLUSTER_VARIABLE
+from hpccluster.runtime.target import CLUSTER_VARIABLE
 
 
 class Program:

@@ -14,9 +14,6 @@ import msgspec
 from hpccluster import errors
 from hpccluster.errors import ClusterError, ConfigError, Detail, HpcClusterError
 
-CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
-"""Names the connection file by which ``Client()`` finds the cluster of its program."""
-
 LINGER_SCRIPT = 0.0
 """Seconds that a cluster outlives a script that was killed."""
 LINGER_NOTEBOOK = 600.0

@@ -9,9 +9,8 @@ import pytest
 from hpccluster.cluster import describe
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import ConfigError
-from hpccluster.head.spec import CLUSTER_VARIABLE, ScaleRequest
+from hpccluster.head.spec import ScaleRequest
 from hpccluster.ids import is_cluster_name
-from hpccluster.runtime import client
 
 
 def make(settings: dict[str, object], **more: object) -> ResolvedCluster:
@@ -62,7 +61,3 @@ def test_a_script_does_not_linger() -> None:
     assert describe.linger_of(make({})) == 0.0
     with pytest.raises(ConfigError, match="linger"):
         describe.linger_of(make({"linger": "a while"}))
-
-
-def test_program_and_client_mean_the_same_variable() -> None:
-    assert client.CLUSTER_VARIABLE == CLUSTER_VARIABLE

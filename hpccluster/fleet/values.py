@@ -36,9 +36,9 @@ class FleetSettings:
     """How long a dead job's log may take to appear on a shared file system."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
-    """What `scale` decided. Its text reads ``Plan: 4 jobs x 4 workers x 2 threads = 32 cores, 4 x 32 GB``."""
+    """What `scale` decided. Its text, also at a prompt, reads ``Plan: 4 jobs x 4 workers x 2 threads = 32 cores, 4 x 32 GB``."""
 
     jobs: int
     workers_per_job: int
@@ -73,6 +73,8 @@ class Plan:
         if self.held:
             text += f" ({self.held} held back until the batch system takes more)"
         return text
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,45 @@
+"""What the docs say is there is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_and_verbs_exist(page: Path) -> None:
+    from hpccluster.cli.main import cli
+
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^ {4}|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    verbs = set(cli.list_commands(click.Context(cli)))
+    for verb in re.findall(r"^ *\$ hpccluster ([a-z]+)", text, re.MULTILINE):
+        assert verb in verbs, f"{page.name} shows 'hpccluster {verb}'"
+
+
+def test_python_in_the_docs_compiles() -> None:
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            compile(block, str(page), "exec")
+
+
+def test_no_path_of_a_machine_is_left_in_the_tree() -> None:
+    pattern = re.compile(r"/(?:home|Users)/[a-z]+/(?!\.)|/root/")
+    for folder in ("hpccluster", "backends", "templates", "docs", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".md", ".sh", ".yaml"}:
+                assert not pattern.search(path.read_text()), path

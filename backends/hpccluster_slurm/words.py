@@ -103,7 +103,7 @@ def explain(reason: str) -> str:
     """What a reason means and what to do about it; empty if there is nothing to add."""
     word = reason.split(",_")[0].split("(")[0]
     for known, meaning in REASONS:
-        if word == known:
+        if word == known or reason.startswith(f"{known}_"):
             return meaning
     for family, whose in LIMITS:
         if word.startswith(family):

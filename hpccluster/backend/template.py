@@ -2,7 +2,8 @@
 
 The rules that keep a hostile value from becoming a command or a directive:
 
-1. A value never holds a newline, carriage return or NUL, whatever the template does with it (the ``finalize`` hook).
+1. A value never holds a newline, carriage return, NUL or half a character, whatever the template does with it (the
+   ``finalize`` hook).
 2. In a template, shell words are put in as ``{{ value | q }}``; directive lines take values that were checked against a
    safe pattern before they came here.
 3. Templates are rendered in Jinja's sandbox, and an unknown name is an error.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
 
-_FORBIDDEN = re.compile("[\n\r\0]")
+_FORBIDDEN = re.compile("[\n\r\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ def _one_line(value: object) -> object:
     """Refuse a value that would start a new line: jinja2 calls this for each value that is put in."""
     if isinstance(value, str) and _FORBIDDEN.search(value):
         raise ConfigError(
-            f"{value!r} cannot be put into a job script: it holds a newline, carriage return or NUL",
+            f"{value!r} cannot be put into a job script: it holds a newline, carriage return or NUL, or is no text",
             code="HPC-CONFIG-VALUE",
             details={"value": repr(value)},
         )

@@ -9,15 +9,16 @@ hpc_say() { printf 'hpccluster: %s\n' "$*" >&2; }
 hpc_say "stage started $(uname -n) $(date '+%Y-%m-%dT%H:%M:%S%z')"
 
 # Standard input is a pipe that nobody writes to: it ends when the process that started this job ends, however it ends.
-# Then the workers are told to leave, and after a while the whole process group is ended.
+# Then the workers are told to leave, and after a while what is left of the process group that this shell leads is ended.
 exec 3<&0 </dev/null
 (
     trap '' HUP INT USR1 USR2
     while read -r _ <&3; do :; done
+    kill -s 0 -- "-$$" 2>/dev/null || hpc_alone=yes
     trap '' TERM
     kill -TERM "$$"
     sleep 5
-    kill -KILL 0
+    [ -n "${hpc_alone:-}" ] || kill -s KILL -- "-$$"
 ) &
 hpc_watcher=$!
 exec 3<&-

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 from hpccluster.cluster.launch import START_TIMEOUT
 from hpccluster.cluster.manager import ClusterManager
-from hpccluster.errors import ConfigError
 from hpccluster.resources import default_processes
 from hpccluster_local.options import machine_cores
 
@@ -21,7 +20,9 @@ class LocalCluster(ClusterManager):
 
         cluster = LocalCluster(n_workers=2, threads_per_worker=2)
 
-    ``memory_limit`` is a worker's: "auto" is its share of the machine's memory, 0 or None no limit. The other options are
+    ``memory_limit`` is a worker's: "auto" is its share of the machine's memory, 0 or None no limit.
+    ``processes=False``: head and workers run inside this process, tasks in threads, for tests and for looking into
+    ``cluster.scheduler``. The other options are
     described by `hpccluster_local.options.LocalOptions` and `hpccluster.config.schema.ClusterOptions`.
     """
 
@@ -56,8 +57,6 @@ class LocalCluster(ClusterManager):
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in _OWN}
-        if not processes:
-            raise ConfigError("processes=False: a cluster inside the calling process is not there yet")
         workers, threads = _share(n_workers, threads_per_worker)
         has_size = n_workers is None and (scale is not None or adapt is not None)
         ClusterManager.__init__(
@@ -66,6 +65,7 @@ class LocalCluster(ClusterManager):
             cores=threads,
             processes=1,
             memory=None if memory_limit == "auto" else memory_limit or 0,
+            inside=not processes,
             **given,
         )
 

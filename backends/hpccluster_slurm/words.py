@@ -91,12 +91,13 @@ LIMITED = {
     "mem": "memory",
     "gres": "GPUs",
     "node": "nodes",
-    "job": "jobs",
-    "submit": "jobs in the queue",
     "wall": "walltime",
     "billing": "billing units",
     "energy": "energy",
+    "submit": "jobs in the queue",
+    "job": "jobs",
 }
+"""Parts of such reasons, the more telling first: ``...WallDurationPerJobLimit`` is about the walltime."""
 
 
 def explain(reason: str) -> str:

@@ -24,7 +24,8 @@ _LOG_FAILED_SIGNAL = 53
 """Slurm's ``ExitCode=0:53``: the output file could not be made, so the job was not even started."""
 
 _STAGE = re.compile(r"^.*hpccluster: stage ([a-z-]+)(?:[ \t]+(\S+))?.*$", re.MULTILINE)
-_NO_MODULE = re.compile(r"No module named ['\"]?([\w.]+)|(?:ModuleNotFoundError|ImportError): (.+)")
+_NO_MODULE = re.compile(r"No module named ['\"]?([\w.]+)")
+_IMPORT_ERROR = re.compile(r"ImportError: (.+)")
 _NO_PYTHON = re.compile(
     r"hpccluster: python not found|(?:No such file or directory|not found|Exec format error|cannot execute)"
 )
@@ -182,8 +183,8 @@ def _by_stage(job: DeadJob) -> Cause | None:
         return Cause(
             "HPC-JOB-PROLOGUE", "the prologue failed", "correct job_script_prologue=; the log shows what it said"
         )
-    if module := _NO_MODULE.search(job.log):
-        return _not_importable(job, module[1] or module[2])
+    if module := _NO_MODULE.search(job.log) or _IMPORT_ERROR.search(job.log):
+        return _not_importable(job, module[1])
     match stage:
         case Stage.PROLOGUE if job.status.exit_code in (126, 127) or _NO_PYTHON.search(job.log):
             return _no_python(job)

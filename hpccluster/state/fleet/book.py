@@ -93,12 +93,12 @@ class JobBook:
         changing = urgent = False
         for record in self.jobs.values():
             over = record.phase is Phase.OVER
-            if over and (record.ended_at is None or now - record.ended_at > self._policy.tombstones):
+            if record.may_yet_come:
+                names.add(record.name)  # for as long as the fleet lives: nobody knows when a controller thaws
+            elif over and (record.ended_at is None or now - record.ended_at > self._policy.tombstones):
                 continue
-            if record.id is not None:
+            elif record.id is not None:
                 ids.add(record.id)
-            elif record.was_doubtful:
-                names.add(record.name)
             if over or record.phase is Phase.SUBMITTING:
                 continue
             changing = changing or record.phase is not Phase.RUNNING or len(record.workers) < self._policy.processes
@@ -176,7 +176,11 @@ class JobBook:
 
     def forget_old(self) -> None:
         """Drop the records of jobs that ended long ago, beyond those that are kept for `logs` and `jobs`."""
-        ended = [record for record in self.jobs.values() if record.phase is Phase.OVER and not record.workers]
+        ended = [
+            record
+            for record in self.jobs.values()
+            if record.phase is Phase.OVER and not record.workers and not record.may_yet_come
+        ]
         for record in ended[: max(0, len(ended) - self._policy.kept_records)]:
             if record.ended_at is not None and self.now - record.ended_at > self._policy.tombstones:
                 self._forget(record)

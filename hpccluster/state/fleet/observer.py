@@ -67,7 +67,7 @@ class Observer:
     def found(self, message: Found) -> None:
         """Jobs were looked for by name."""
         for record in known(self._book.jobs, message.asked | set(message.jobs)):
-            if record.id is not None or not record.was_doubtful:
+            if not record.may_yet_come:
                 continue
             job = message.jobs.get(record.name)
             if job is not None:

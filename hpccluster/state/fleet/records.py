@@ -81,6 +81,11 @@ class JobRecord:
         return self.keeps_place or not self.unwanted
 
     @property
+    def may_yet_come(self) -> bool:
+        """Whether its submission failed unclearly and no job of its name has been seen yet."""
+        return self.was_doubtful and self.id is None
+
+    @property
     def waits(self) -> bool:
         """Whether it is counted and no worker of it is here yet."""
         return self.is_counted and not self.workers

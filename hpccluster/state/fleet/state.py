@@ -207,9 +207,12 @@ class FleetState:
         if self.is_closing:
             return
         self.is_closing, self.target, self.limits = True, 0, None
-        alive = self.book.open_jobs()
         for record in self.jobs.values():
             record.unwanted = True  # ended ones, too: if one comes back it is cancelled
+            if record.may_yet_come and record.phase is Phase.OVER:
+                record.misses = 1
+                self.book.move(record, Phase.DOUBTFUL, "close: one more look")
+        alive = self.book.open_jobs()
         self._to_close = frozenset(record.name for record in alive)
         for record in alive:
             record.keeps_place = False

@@ -70,6 +70,25 @@ def test_doubtful_jobs_are_looked_for() -> None:
     env.expect_finished(cancelled=[first])
 
 
+def test_a_submission_that_never_showed_up_is_looked_for_once_more() -> None:
+    env = FleetEnv()
+    env.scale(1)
+    [job] = env.expect_submits(1)
+    env.doubtful(job)
+    env.looked_for(job)
+    env.looked_for(job)
+    [replacement] = env.expect_submits(1)
+    env.scale(0)
+    env.refused(replacement)
+    env.now += 5000
+    assert env.state.watch(env.now).names == {job}
+    env.close()
+    env.looked_for(found={job: "101"})
+    env.expect_cancel("101")
+    env.cancel_reported(gone=["101"])
+    env.expect_finished(cancelled=[job])
+
+
 def test_what_is_not_verified_by_the_deadline_is_said() -> None:
     env = FleetEnv()
     env.scale(3)

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from hpccluster.errors import ClusterError, ConfigError
 
@@ -31,6 +32,32 @@ GOING_TIME = 5.0
 
 _MODULE = "hpccluster.head"
 _pipes: weakref.WeakSet[HeadProcess] = weakref.WeakSet()
+
+
+class RunningHead(Protocol):
+    """A head that is ready, and belongs to this process."""
+
+    ready: HeadReady
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it has ended, waiting for at most so long."""
+
+    def release(self) -> None:
+        """Own it no longer: it goes down by itself, unless it is detached. Idempotent."""
+
+    def kill(self) -> None:
+        """The last resort."""
+
+
+class Starting(AbstractContextManager["Starting"], Protocol):
+    """A head that is about to be: `finish` makes it one, the end of the block without it is its end."""
+
+    def finish(self, spec: HeadSpec, *, timeout: float) -> RunningHead: ...
+
+    def abandon(self) -> None: ...
 
 
 class HeadProcess:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hpccluster.backend.base import Backend
 from hpccluster.backend.batch import JobOptions, build_options, job_comment, log_directory, make_job_spec, resources_of
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
@@ -57,14 +58,15 @@ PLAIN_LIFETIME = timedelta(days=90)
 class Head:
     """One cluster. `start`, then `serve` until it is over; after a failed `start`, nothing is left."""
 
-    def __init__(self, spec: HeadSpec) -> None:
+    def __init__(self, spec: HeadSpec, backend: Backend | None = None) -> None:
+        """``backend`` stands in for the one that the specification names. Raises `ConfigError`, `BackendNotFound`."""
         self.spec = spec
         self.id = uuid.uuid4().hex
         self._parent = Path(spec.state_directory) if spec.state_directory else None
         plugin = get_plugin(spec.backend)
         self.options: JobOptions = build_options(plugin.options_type, spec.options)
         self.resources = resources_of(self.options)
-        self.backend = plugin.make_backend(self.options)
+        self.backend: Backend = backend or plugin.make_backend(self.options)
         self.lease = Lease(spec.linger, self.request_end)
         self.directory: ClusterDirectory
         self.scheduler: Scheduler

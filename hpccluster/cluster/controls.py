@@ -1,0 +1,228 @@
+"""What a cluster can be asked and told: each question and order is one message to its head.
+
+Must not know how a cluster comes to be or ends.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpccluster.errors import ClusterClosed, CommError, HpcClusterError
+
+if TYPE_CHECKING:
+    from hpccluster.cluster.control import OnNotice
+    from hpccluster.cluster.launch import RunningHead
+    from hpccluster.cluster.views import Jobs, Logs, Workers
+    from hpccluster.fleet.values import Plan
+
+
+class ClusterControls:
+    """The part of a `ClusterManager` that speaks to the head."""
+
+    def _connect(
+        self,
+        name: str,
+        address: str,
+        directory: Path,
+        *,
+        head: RunningHead | None = None,
+        on_notice: OnNotice | None = None,
+    ) -> None:
+        """Speak to the head at this address, which is ``head`` where it belongs to this process."""
+        from hpccluster.cluster.remote import Remote
+
+        self._name = name
+        self._address = address
+        self._directory = directory
+        self._head = head
+        self._closed = False
+        self._remote = Remote(self.connection_file, on_notice=on_notice)
+
+    # ------------------------------------------------------------------------------------------------------- facts
+
+    @property
+    def name(self) -> str:
+        """What people call the cluster."""
+        return self._name
+
+    @property
+    def scheduler_address(self) -> str:
+        """Where its head listens: ``tls://host:port``."""
+        return self._address
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """None: there is no dashboard yet."""
+        return None
+
+    @property
+    def connection_file(self) -> Path:
+        """What a client needs to connect: ``Client(cluster)`` reads it."""
+        return self._directory / "client.json"
+
+    @property
+    def directory(self) -> Path:
+        """Where its logs lie."""
+        return self._directory
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed from here, or its head has ended."""
+        return self._closed or (self._head is not None and not self._head.is_running)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``closing``, ``closed``, or ``unreachable``."""
+        if self.is_closed:
+            return "closed"
+        try:
+            return str(self._ask("status")["state"])
+        except CommError:
+            return "closed" if self.is_closed else "unreachable"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Counts of workers, threads, memory and jobs, as plain values."""
+        return dict(self._ask("info"))
+
+    @property
+    def jobs(self) -> Jobs:
+        """The fleet's jobs: a list that shows itself as a table."""
+        from hpccluster.cluster.views import Jobs
+
+        return Jobs.from_plain(self._ask("jobs"))
+
+    @property
+    def workers(self) -> Workers:
+        """The connected workers: a list that shows itself as a table."""
+        from hpccluster.cluster.views import Workers
+
+        return Workers.from_plain(self._ask("workers"))
+
+    @property
+    def plan(self) -> int:
+        """How many workers there are to be."""
+        return int(self.info["plan"])
+
+    @property
+    def requested(self) -> int:
+        """How many workers the jobs that were submitted will have."""
+        return int(self.info["requested"])
+
+    @property
+    def observed(self) -> int:
+        """How many workers are connected."""
+        return int(self.info["observed"])
+
+    # ------------------------------------------------------------------------------------------------------ orders
+
+    def scale(
+        self,
+        n: int | None = None,
+        *,
+        jobs: int | None = None,
+        cores: int | None = None,
+        memory: int | str | None = None,
+    ) -> Plan:
+        """Have ``n`` workers, or as many as that many jobs, cores or that much memory make; whole jobs only.
+
+        *Success*: the batch system has accepted every job that this needed; jobs that are too many hand over their
+        results and go, without being waited for. *`SubmitRefused`*: in the batch system's words.
+        """
+        from hpccluster.cluster import describe
+        from hpccluster.fleet.values import Plan
+
+        request = describe.make_scale(workers=n, jobs=jobs, cores=cores, memory=memory)
+        return Plan.from_plain(self._ask("scale", **request.arguments()))
+
+    def adapt(
+        self,
+        minimum: int | None = None,
+        maximum: int | None = None,
+        *,
+        minimum_jobs: int | None = None,
+        maximum_jobs: int | None = None,
+        minimum_cores: int | None = None,
+        maximum_cores: int | None = None,
+        minimum_memory: int | str | None = None,
+        maximum_memory: int | str | None = None,
+        target_duration: float | str | None = None,
+        interval: float | str | None = None,
+        wait_count: int | None = None,
+        idle_timeout: float | str | None = None,
+    ) -> None:
+        """Let the size follow the work, between bounds in workers, jobs, cores or memory. `scale` ends it."""
+        given = {key: value for key, value in locals().items() if key != "self" and value is not None}
+        self._ask("adapt", **given)
+
+    def wait_for_workers(self, n: int | None = None, timeout: float | None = None) -> None:
+        """Wait until ``n`` workers are connected (all that are expected, where it is left out).
+
+        Raises `JobDied` with the cause where a job has ended before its workers came, and `StartTimeout` that lists
+        which jobs wait and why.
+        """
+        from hpccluster.cluster.remote import wait_with_progress
+
+        self._check_open()
+        try:
+            self._remote.run(wait_with_progress(self._remote, n, timeout))
+        except CommError as error:
+            raise self._explain(error) from error
+
+    def get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: bool = True, *, tail: int | None = None
+    ) -> Logs:
+        """What the head (``head``: cluster and scheduler are one process) and each job have written."""
+        from hpccluster.cluster.views import Logs
+
+        logs = Logs(self._ask("logs", tail=tail, jobs=workers))
+        if not (cluster or scheduler):
+            logs.pop("head", None)
+        return logs
+
+    def logs(self, job: str, *, tail: int | None = None) -> str:
+        """What one job, by name or by the batch system's id, has written so far."""
+        return str(self._ask("logs", job=job, tail=tail)[job])
+
+    def job_script(self) -> str:
+        """Exactly what is submitted for one job."""
+        return str(self._ask("job_script"))
+
+    # -------------------------------------------------------------------------------------------------- inner parts
+
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        self._check_open()
+        try:
+            return self._remote.ask(operation, **arguments)
+        except CommError as error:
+            raise self._explain(error) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClusterClosed(f"cluster {self._name!r} is closed")
+
+    def _explain(self, error: CommError) -> HpcClusterError:
+        """What a lost connection means, where that is known."""
+        if self._head is not None:
+            has_ended = self._head.wait(1.0)
+        else:
+            from hpccluster.head.directory import is_alive, read_record
+
+            record = read_record(self._directory)
+            has_ended = record is None or not is_alive(record)
+        return ClusterClosed(f"cluster {self._name!r} has ended (files: {self._directory})") if has_ended else error
+
+    def __repr__(self) -> str:
+        if self.is_closed:
+            return f"{type(self).__name__} {self._name!r}  closed"
+        from hpccluster.cluster.views import format_summary
+
+        try:
+            return format_summary(type(self).__name__, self._remote.ask("info", wait=2.0))
+        except HpcClusterError as error:
+            return f"{type(self).__name__} {self._name!r}  {self._address}  not reachable: {error}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"

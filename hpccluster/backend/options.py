@@ -39,7 +39,7 @@ class Safe:
 
 
 NAME = Safe(r"[A-Za-z0-9_][A-Za-z0-9_.,:@%+=/-]*", "letters, digits and _ . , : @ % + = / - (not first)")
-PATH = Safe(r"[\w.,:@%+=/~{}$ -]+", "a path of letters, digits, blanks and _ . , : @ % + = ~ { } $ -")
+PATH = Safe(r"[\w.,:@%+=/~(){}$ -]+", "a path of letters, digits, blanks and _ . , : @ % + = ~ ( ) { } $ -")
 DIRECTIVE = Safe(r"-[^\x00-\x1f\x7f\x85\u2028\u2029]*", "one directive on one line, beginning with '-'")
 DIRECTIVE_NAME = Safe(
     r"--?[A-Za-z0-9][A-Za-z0-9_-]*[= ]?[^\x00-\x1f\x7f\x85\u2028\u2029]*", "a directive's name, such as '--mem' or '-p'"

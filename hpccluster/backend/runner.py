@@ -18,6 +18,9 @@ from hpccluster.errors import BackendUnavailable, CommandFailed, LogsUnavailable
 TAIL_LIMIT = 4 * 1024 * 1024
 """At most this many bytes of a file are read when its last lines are asked for."""
 
+REAP_TIME = 2.0
+"""Seconds to wait for a command that was killed."""
+
 _LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
 
 
@@ -110,8 +113,15 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        # the pipes may be held open by a grandchild: wait for the process only, and shield that from our cancellation
-        await asyncio.shield(asyncio.ensure_future(process.wait()))
+        await asyncio.shield(asyncio.ensure_future(_reap(process)))
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    # the command may be a wrapper whose child holds the pipes open: some versions of asyncio wait for those, too
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_TIME):
+            await process.wait()
+    process._transport.close()  # type: ignore[attr-defined]
 
 
 def read_tail(path: str, lines: int | None = None) -> str:

@@ -100,6 +100,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
 def test_refusals_name_cause_and_directive(
     slurm: PrivateSlurm, tmp_path: Path, cause: str, options: dict[str, Any], directive: str
 ) -> None:
+    if cause == "GROUP" and slurm.user is None:
+        pytest.skip("whoever runs slurmctld may use every partition")
     if "template" in options:
         template = tmp_path / options["template"]
         template.write_text("echo no shebang\n")

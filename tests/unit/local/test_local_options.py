@@ -8,7 +8,6 @@ from dataclasses import fields
 import pytest
 
 from hpccluster.config.schema import ClusterOptions
-from hpccluster.errors import ConfigError
 from hpccluster_local import options as module
 from hpccluster_local.cluster import LocalCluster, _share
 from hpccluster_local.options import LocalOptions
@@ -40,8 +39,3 @@ def test_keywords_exist() -> None:
     known = {item.name for kind in (LocalOptions, ClusterOptions) for item in fields(kind)}
     own = {"self", "n_workers", "threads_per_worker", "processes", "memory_limit", "start_timeout"}
     assert set(inspect.signature(LocalCluster.__init__).parameters) - own <= known
-
-
-def test_cluster_in_this_process_is_refused() -> None:
-    with pytest.raises(ConfigError, match="processes=False"):
-        LocalCluster(processes=False)

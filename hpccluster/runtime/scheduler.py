@@ -115,9 +115,14 @@ class Scheduler:
         self._operations[name] = operation
 
     def notify_clients(self, level: str, text: str) -> None:
-        """Have every client show ``text``; ``level``: ``info``, ``warning`` or ``error``."""
+        """Have every client process show ``text`` once; ``level``: ``info``, ``warning`` or ``error``."""
+        told: set[tuple[str, int]] = set()
         for name in self.state.clients:
-            self._channels[name].send(Notice(level, text))
+            channel = self._channels[name]
+            process = (channel.hello.host, channel.hello.pid)
+            if process not in told:
+                told.add(process)
+                channel.send(Notice(level, text))
 
     def retire(self, workers: list[str]) -> None:
         """Begin to send these workers home; `on_worker` tells when each is gone."""

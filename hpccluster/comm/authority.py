@@ -96,10 +96,11 @@ def inspect_certificate(certificate_pem: str, ca_pem: str) -> tuple[Identity, da
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         authority = x509.load_pem_x509_certificate(ca_pem.encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise CredentialError(f"not a certificate of a cluster ({error})") from error
+    try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, x509.ExtensionNotFound) as error:
-        raise CredentialError(f"not a certificate of a cluster ({error or type(error).__name__})") from error
-    except InvalidSignature as error:
+    except (ValueError, TypeError, InvalidSignature) as error:
         raise CredentialError("the certificate was issued by another CA") from error
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
         if identity := parse_identity(uri):

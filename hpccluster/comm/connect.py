@@ -102,14 +102,17 @@ async def _connect(
     failures: list[str] = []
     refusal: HpcClusterError | None = None
     share = timeout / len(candidates)
+    silent: Address | None = None
     try:
         async with asyncio.timeout(timeout), aclosing(tcp.dial(candidates, failures)) as sockets:
             async for address, sock in sockets:
+                silent = address
                 try:
                     async with asyncio.timeout(share):
                         return await _greet(sock, address, hello, security, roles, make)
                 except TimeoutError:
                     failures.append(f"{address}: connected, but no answer to our hello within {share:g} s")
+                    silent = None
                 except HpcClusterError as error:
                     if error.details.get("refused"):
                         raise  # by one who has proven to be of our cluster, or speaks plain tcp as we do
@@ -117,7 +120,10 @@ async def _connect(
                         failures.append(f"{address}: {error.message}")
                     else:
                         refusal = refusal or error
+                    silent = None
     except TimeoutError:
+        if silent is not None:
+            failures.append(f"{silent}: connected, but no answer to our hello")
         failures.append(f"gave up after {timeout:g} s")
     if refusal is not None:
         raise refusal

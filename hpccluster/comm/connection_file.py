@@ -191,21 +191,11 @@ def _read_once(path: Path, role: Role) -> ConnectionFile:
     except OSError as error:
         link = " (symbolic links are not followed)" if path.is_symlink() else ""
         raise _unusable(path, role, f"cannot be opened: {error.strerror}{link}") from error
-    with os.fdopen(descriptor, "rb") as source:
-        status = os.fstat(source.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _unusable(path, role, "is not a regular file")
-        if status.st_uid != os.geteuid():
-            raise _unusable(path, role, f"belongs to user {status.st_uid}, not to you", fix="make a copy of your own")
-        if status.st_mode & 0o077:
-            mode = stat.S_IMODE(status.st_mode)
-            raise _unusable(
-                path,
-                role,
-                f"is open to others (mode {mode:04o}): they may have read the key",
-                fix=f"chmod 600 {path}, if nobody has; else close the cluster",
-            )
-        data = source.read(_SIZE_LIMIT + 1)
+    try:
+        _check_private(path, role, os.fstat(descriptor))
+        data = os.read(descriptor, _SIZE_LIMIT + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > _SIZE_LIMIT:
         raise _unusable(path, role, f"is larger than {_SIZE_LIMIT:,} bytes")
     try:
@@ -216,6 +206,21 @@ def _read_once(path: Path, role: Role) -> ConnectionFile:
             code="HPC-AUTH-FILE",
         ) from error
     return _checked(dataclasses.replace(file, path=str(path)), path, role)
+
+
+def _check_private(path: Path, role: Role, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _unusable(path, role, "is not a regular file")
+    if status.st_uid != os.geteuid():
+        raise _unusable(path, role, f"belongs to user {status.st_uid}, not to you", fix="make a copy of your own")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise _unusable(
+            path,
+            role,
+            f"is open to others (mode {mode:04o}): they may have read the key",
+            fix=f"chmod 600 {path}, if nobody has; else close the cluster",
+        )
 
 
 def _checked(file: ConnectionFile, path: Path, role: Role) -> ConnectionFile:

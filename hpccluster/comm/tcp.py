@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -33,9 +34,10 @@ def configure(sock: Any) -> None:
 
 def describe(error: OSError) -> str:
     """An operating system error in its own words, with its name: ``Connection refused (ECONNREFUSED)``."""
-    words = error.strerror or str(error) or type(error).__name__
     name = errno.errorcode.get(error.errno or 0)
-    return f"{words} ({name})" if name else words
+    if name:
+        return f"{os.strerror(error.errno)} ({name})"  # asyncio puts words of its own into ``strerror``
+    return error.strerror or str(error) or type(error).__name__
 
 
 async def dial(

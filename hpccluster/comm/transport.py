@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from contextlib import suppress
 from typing import Protocol, cast
 
 from hpccluster.comm import tcp
@@ -83,7 +84,8 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        tcp.configure(transport.get_extra_info("socket"))
+        with suppress(OSError):  # the peer may be gone already
+            tcp.configure(transport.get_extra_info("socket"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._wire
@@ -210,10 +212,11 @@ class Link(asyncio.BufferedProtocol):
 
     def _finish(self, data: bytes, timeout: float = DRAIN_TIME) -> None:
         """Close our direction only: closing with unread bytes would make the kernel throw away our last words."""
+        if self._transport.is_closing():
+            return
         if data:
             self._transport.write(data)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._transport.write_eof()
         self.resume_reading()
         self._deadline = self._loop.call_later(timeout, self._transport.abort)
 

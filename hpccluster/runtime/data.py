@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
-from hpccluster.comm import DataConnection, Security, connect_data
+from hpccluster.comm.connect import connect_data
+from hpccluster.comm.data import DataConnection
+from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, PeerLost, RemoteProtocolError, ResultLost
 from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, Hello, PushData, Role
 from hpccluster.protocol.payload import dump_frames, load_frames

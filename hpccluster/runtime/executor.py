@@ -27,8 +27,8 @@ from hpccluster.runtime.data import DataStore
 from hpccluster.runtime.results import dump_result
 from hpccluster.runtime.slots import WorkerSlots
 
-Kept: TypeAlias = dict[tuple[int, int], Any]
-"""Results that stay on this worker, by (task, attempt)."""
+Kept: TypeAlias = dict[tuple[int, int], tuple[Any, int]]
+"""Results that stay on this worker, by (task, attempt): each with its size."""
 Deliver: TypeAlias = Callable[[list[TasksDone | TaskFailed], Kept], None]
 
 _Row: TypeAlias = tuple[int, int, bytes | None, int, float, Any]
@@ -39,6 +39,8 @@ class Executor:
 
     def __init__(self, slots: WorkerSlots, store: DataStore, deliver: Deliver) -> None:
         self._slots = slots.tasks
+        for index in range(len(self._slots)):
+            self._slots[index] = 0  # an earlier executor's tasks are none of ours
         self._store = store
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -214,9 +216,9 @@ class Executor:
         done = self._done
         if count := len(done):
             rows = [done.popleft() for _ in range(count)]
-            tasks, attempts, payloads, sizes, durations, values = map(list, zip(*rows, strict=True))
+            tasks, attempts, payloads, sizes, durations, _ = map(list, zip(*rows, strict=True))
             if None in payloads:
-                kept = {(row[0], row[1]): value for row, value in zip(rows, values, strict=True) if row[2] is None}
+                kept = {(task, attempt): (value, size) for task, attempt, body, size, _, value in rows if body is None}
             events.append(TasksDone(tasks, attempts, payloads, sizes, durations))
         while self._failed:
             events.append(self._failed.popleft())

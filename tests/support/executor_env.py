@@ -64,7 +64,7 @@ class ExecutorEnv:
         for event in self.events:
             if isinstance(event, TasksDone):
                 for number, attempt, body in zip(event.tasks, event.attempts, event.payloads, strict=True):
-                    found[number] = self.kept[number, attempt] if body is None else loads(body)
+                    found[number] = self.kept[number, attempt][0] if body is None else loads(body)
         return found
 
     def order(self) -> list[int]:

@@ -1,0 +1,80 @@
+"""``python -m hpccluster.runtime worker``: what a job runs. Not for people: they use ``hpccluster worker``.
+
+Each stage of the start is told on stderr, so that a job that dies early has said how far it came.
+"""
+
+import sys
+
+print("hpccluster: stage python-ok", file=sys.stderr, flush=True)  # noqa: T201 - the log of the job
+
+import argparse  # noqa: E402 - not before the first stage is told
+import os  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from hpccluster.runtime.nanny import say_stage  # noqa: E402
+from hpccluster.runtime.settings import DEATH_TIMEOUT, WorkerSettings  # noqa: E402
+from hpccluster.runtime.start import run_workers  # noqa: E402
+
+JOB_VARIABLE = "HPCCLUSTER_JOB"
+
+
+def parse_arguments(arguments: list[str]) -> WorkerSettings:
+    """The settings that a command line means; a wrong one ends the process with code 2."""
+    parser = argparse.ArgumentParser(prog="python -m hpccluster.runtime", description="Start the workers of a job.")
+    worker = parser.add_subparsers(dest="verb", required=True).add_parser("worker")
+    where = worker.add_mutually_exclusive_group(required=True)
+    where.add_argument("--connection-file", type=Path, metavar="PATH", help="all that is needed to join")
+    where.add_argument("--address", action="append", metavar="TCP://HOST:PORT", help="a plain cluster's scheduler")
+    worker.add_argument("--plain", action="store_true", help="yes, without any protection; goes with --address")
+    worker.add_argument("--nworkers", type=_positive, default=1, metavar="N", help="worker processes (default: 1)")
+    worker.add_argument("--nthreads", type=_positive, metavar="T", help="threads of each (default: all cores, shared)")
+    worker.add_argument("--memory-limit", type=int, default=0, metavar="BYTES", help="of all workers together")
+    worker.add_argument("--name", default="", help="the beginning of the workers' names (default: the job's name)")
+    worker.add_argument("--job", default=os.environ.get(JOB_VARIABLE, ""), metavar="NAME", help="the job this runs in")
+    worker.add_argument(
+        "--death-timeout", type=float, default=DEATH_TIMEOUT, metavar="S", help="seconds without a head"
+    )
+    worker.add_argument("--local-directory", type=Path, metavar="DIR", help="for temporary files of tasks")
+    worker.add_argument("--host", default="", metavar="ADDRESS", help="listen on this address of this host")
+    worker.add_argument("--interface", default="", metavar="IF", help="listen on this interface's address")
+    worker.add_argument("--no-nanny", action="store_true", help="one worker that nobody watches or restarts")
+    worker.add_argument("--validate", action="store_true", help="check invariants after each step (slow)")
+    given = parser.parse_args(arguments)
+    if given.address and not given.plain:
+        parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
+    if given.no_nanny and given.nworkers != 1:
+        parser.error("--no-nanny is for one worker")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return WorkerSettings(
+        connection_file=given.connection_file,
+        addresses=tuple(given.address or ()),
+        nworkers=given.nworkers,
+        nthreads=given.nthreads or max(1, cores // given.nworkers),
+        memory_limit=max(0, given.memory_limit),
+        name=given.name,
+        job=given.job,
+        death_timeout=given.death_timeout,
+        local_directory=given.local_directory,
+        host=given.host,
+        interface=given.interface,
+        nanny=not given.no_nanny,
+        validate=given.validate,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return number
+
+
+def main() -> NoReturn:
+    """Run, and exit with the code that `hpccluster.runtime.exits` explains."""
+    say_stage("import-ok")
+    sys.exit(run_workers(parse_arguments(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,12 @@ from hpccluster.backend.base import Backend
 from hpccluster.engine.base import Engine
 from hpccluster.errors import BackendUnavailable, ConfigError, HpcClusterError, PolicyRefused, SubmitRefused
 from hpccluster.fleet.asking import ask
+from hpccluster.fleet.diagnose import DeadJob
 from hpccluster.fleet.logs import LogReader
 from hpccluster.fleet.values import FleetSettings
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec
-from hpccluster.state.fleet import events
+from hpccluster.state.fleet import actions, events
 
 _NO_JOB = (SubmitRefused, PolicyRefused, BackendUnavailable, ConfigError)
 """Errors of a submission that prove that there is no job: it was refused, or nothing was sent at all."""
@@ -98,10 +99,20 @@ class Performer:
         spec = self._specs.get(name)
         return spec.log_path if spec is not None else ""
 
-    def python(self, name: JobName) -> str:
-        """The program that the job of that name runs."""
-        spec = self._specs.get(name)
-        return spec.command[0] if spec is not None and spec.command else ""
+    def dead_job(self, failed: actions.JobFailed) -> DeadJob:
+        """All that the diagnosis needs to know."""
+        spec = self._specs.get(failed.name)
+        return DeadJob(
+            name=failed.name,
+            status=failed.status,
+            seconds=failed.seconds,
+            joined=failed.joined,
+            log=failed.log,
+            log_error=failed.log_error,
+            log_path=self.log_path(failed.name),
+            python=spec.command[0] if spec is not None and spec.command else "",
+            meaning=self._backend.explain(failed.status),
+        )
 
     def forget_all_but(self, names: Collection[JobName]) -> None:
         """Drop the specifications of jobs that the machine has forgotten."""

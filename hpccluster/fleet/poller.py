@@ -18,8 +18,10 @@ from hpccluster.state.fleet.book import Watch
 _GROWTH = 1.5
 _QUIET_ROUNDS = 10
 """Polls at the normal interval without news before they get rarer still."""
-_URGENT_RETRY = 5.0
-"""Seconds between tries at a batch system that does not answer, while somebody waits for the end of jobs."""
+_URGENT = 5.0
+"""Seconds between polls at most, while somebody waits for the end of jobs, and whether the system answers or not."""
+_HURRY_AGAIN = 2.0
+"""Intervals from one quick series of polls to the next: where something happens all the time, haste is no use."""
 
 
 @dataclass(slots=True)
@@ -33,23 +35,24 @@ class Pace:
     failures: int = 0
     _delay: float = 0.0
     _quiet: int = 0
+    _hurried_at: float = -math.inf
 
     def __post_init__(self) -> None:
         self.first = min(self.first, self.interval)
         self.slowest = max(self.slowest, self.interval)
         self._delay = self.first
 
-    def hurry(self) -> None:
+    def hurry(self, now: float) -> None:
         """Something happened."""
-        self._delay, self._quiet = self.first, 0
+        self._quiet = 0
+        self._delay = min(self._delay, self.interval)
+        if now >= self._hurried_at + _HURRY_AGAIN * self.interval:
+            self._delay, self._hurried_at = self.first, now
 
     def polled(self, *, is_news: bool) -> None:
         """A poll was successful."""
         self.failures = 0
-        if is_news:
-            self._delay, self._quiet = min(self._delay, self.interval), 0
-            return
-        self._quiet += 1
+        self._quiet = 0 if is_news else self._quiet + 1
         ceiling = self.interval if self._quiet <= _QUIET_ROUNDS else self.slowest
         self._delay = min(self._delay * _GROWTH, ceiling)
 
@@ -63,11 +66,11 @@ class Pace:
             return math.inf
         if not watch.is_changing:
             return self.rare
-        delay = min(self._delay, self.interval) if watch.is_urgent else self._delay
+        delay = self._delay
         if self.failures:
-            delay = min(
-                max(delay, 1.0) * 2.0 ** min(self.failures, 16), _URGENT_RETRY if watch.is_urgent else self.slowest
-            )
+            delay = min(max(delay, 1.0) * 2.0 ** min(self.failures, 16), self.slowest)
+        if watch.is_urgent:
+            delay = min(delay, self.interval, _URGENT)
         return delay
 
 
@@ -115,9 +118,11 @@ class Poller:
             except TimeoutError:
                 return
             self._woken.clear()
-            self._pace.hurry()
+            self._pace.hurry(self._clock())
             # Not at once: the batch system needs a moment to know, and what happens together is asked for together.
-            due = min(due, self._clock() + self._spread(self._pace.first))
+            # Were nothing expected, this event would still be worth a look.
+            delay = min(self._pace.delay(self._watch()), self._pace.interval)
+            due = min(due, self._clock() + self._spread(delay))
 
     async def _poll(self) -> None:
         watch, begun = self._watch(), self._clock()

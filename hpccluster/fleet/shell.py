@@ -19,7 +19,7 @@ from hpccluster.engine.base import Engine, EngineEvents, WorkerInfo
 from hpccluster.errors import ClusterClosed, ClusterError, HpcClusterError, JobError
 from hpccluster.fleet.asking import ask
 from hpccluster.fleet.crew import Crew
-from hpccluster.fleet.diagnose import DeadJob, diagnose
+from hpccluster.fleet.diagnose import diagnose
 from hpccluster.fleet.performer import Performer
 from hpccluster.fleet.poller import Pace, Poller
 from hpccluster.fleet.sizes import jobs_for, make_plan
@@ -263,9 +263,11 @@ class Fleet:
         running = [row for row in rows if row.phase == Phase.RUNNING and not row.workers][:_LAST_WORDS]
         logs = await self._performer.logs.read_all(self._readable(running), self._settings.log_lines)
         last_words = {name: lines[-1] for name, text in logs.items() if (lines := text.strip().splitlines())}
-        hint = f"only {self.plan} workers are planned: scale() asks for more" if self.plan < n else ""
+        hints = [f"only {self.plan} workers are planned: scale() asks for more"] if self.plan < n else []
+        if self._state.brake.trouble is Trouble.LIMIT:
+            hints.append(f"{self.current_plan().held} jobs are held back: {self._state.brake.cause}")
         have = len(self._connected)
-        return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hint=hint)
+        return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hints=hints)
 
     # ------------------------------------------------------------------------------------------------------- questions
 
@@ -369,18 +371,7 @@ class Fleet:
         self._handle(Source.BACKEND, [await self._performer.fetch_log(name, job)])
 
     def _job_failed(self, failed: actions.JobFailed) -> None:
-        dead = DeadJob(
-            name=failed.name,
-            status=failed.status,
-            seconds=failed.seconds,
-            joined=failed.joined,
-            log=failed.log,
-            log_error=failed.log_error,
-            log_path=self._performer.log_path(failed.name),
-            python=self._performer.python(failed.name),
-            meaning=self._backend.explain(failed.status),
-        )
-        error = diagnose(dead, lines=self._settings.log_lines)
+        error = diagnose(self._performer.dead_job(failed), lines=self._settings.log_lines)
         self._troubles.died(error, alarm=failed.alarm)
         self._on_notice("error" if failed.alarm else "warning", str(error))
 

@@ -59,7 +59,7 @@ def start_timeout(
     seconds: float,
     rows: Sequence[JobRow],
     last_words: Mapping[str, str],
-    hint: str,
+    hints: Sequence[str],
 ) -> StartTimeout:
     """The error that lists which jobs wait, and why. ``last_words``: by job name, what a running one wrote last."""
     text = [f"{have} of {wanted} workers after {format_age(seconds)} (HPC-START-TIMEOUT)"]
@@ -75,8 +75,7 @@ def start_timeout(
             text.append(f"      meaning: {row.meaning}")
         if row.name in last_words:
             text.append(f"      its log ends with: {last_words[row.name]}")
-    if hint:
-        text.append(f"  {hint}")
+    text += [f"  {hint}" for hint in hints]
     return StartTimeout(
         "\n".join(text), code="HPC-START-TIMEOUT", details={"wanted": wanted, "have": have, "seconds": seconds}
     )

@@ -112,6 +112,8 @@ def test_limits_hold_jobs_back() -> None:
             assert plan.held == 2
             assert "2 held back" in str(plan)
             assert world.said("QOSMaxSubmitJobPerUserLimit")
+            with pytest.raises(StartTimeout, match="2 jobs are held back: QOSMaxSubmitJobPerUserLimit"):
+                await world.fleet.wait_for_workers(16, timeout=10)
             await asyncio.sleep(30)
             assert len(world.backend.living()) == 4
 

@@ -178,7 +178,7 @@ def test_three_deaths_pause_the_pool_and_five_end_it() -> None:
         env.polls(JobState.FAILED, number, exit_code=1)
         if death in (3, 5):
             assert "exit code 1" in env.expect_report("HPC-POOL-PAUSED").text
-        env.take(actions.FetchLog)
+        assert len(env.take(actions.FetchLog)) == 1  # whoever asks next is told of the last one
         if death == 5:
             break
         if delays[death]:

@@ -68,7 +68,7 @@ class Executor:
     @property
     def executing(self) -> int:
         """How many tasks run now."""
-        return sum(1 for word in self._slots[::2] if word)
+        return sum(1 for word in self._slots[::2] if word > 0)
 
     def add_functions(self, functions: Sequence[FunctionBody]) -> None:
         """Functions that later tasks name. They are unpickled by the first task that needs them."""
@@ -144,7 +144,7 @@ class Executor:
                     self._drain_soon()
             if self._stopped:
                 return
-            slots[at] = 0
+            slots[at] = -abs(slots[at])
 
     def _run(self, run: RunTask) -> Any:
         """Run one task to its outcome: (payload, size, value) or a `TaskFailed`.

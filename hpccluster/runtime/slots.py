@@ -4,7 +4,7 @@ The nanny is the witness of a worker that dies, so that what the worker runs mus
 dies at its next instruction. A message per task would be far too dear; two stores into shared memory cost 0.1 µs.
 
 Layout, in 64-bit words, one block per worker: state, incarnation, then (task + 1, attempt) for each thread. A task word
-of 0 means idle.
+of 0 means that the thread has run nothing yet; a negative one is the task that it has ended last.
 """
 
 from __future__ import annotations
@@ -58,9 +58,15 @@ class WorkerSlots:
         return self._words[_HEADER:]
 
     def running(self) -> list[tuple[int, int]]:
-        """The (task, attempt) pairs that are running."""
+        """The (task, attempt) pairs that are running; if none is, those that ended last.
+
+        A worker may die of what a task has done a moment after the task has ended (a signal sent to itself, a broken
+        heap): whoever hears this knows which of these have been reported as done and are beyond suspicion.
+        """
         tasks = self.tasks
-        return [(tasks[i] - 1, tasks[i + 1]) for i in range(0, len(tasks), 2) if tasks[i]]
+        pairs = [(tasks[i], tasks[i + 1]) for i in range(0, len(tasks), 2)]
+        now = [(task - 1, attempt) for task, attempt in pairs if task > 0]
+        return now or [(-task - 1, attempt) for task, attempt in pairs if task < 0]
 
     def reset(self, incarnation: int) -> None:
         """Ready for a new worker process."""

@@ -115,11 +115,11 @@ def tasks_returned(core: Core, worker: WorkerRecord, message: TasksReturned) -> 
 
 def inputs_missing(core: Core, worker: WorkerRecord, message: InputsMissing) -> None:
     """A task could not start since its inputs were nowhere to be had."""
-    _not_there(core, message.missing, message.addresses)
     task = worker.in_flight.get(message.task)
     worker.progress = core.now
     if task is not None and task.attempt == message.attempt:
         rerun(core, task)
+    _not_there(core, message.missing, message.addresses)
 
 
 def fetches_failed(core: Core, worker: WorkerRecord, message: FetchesFailed) -> None:
@@ -177,16 +177,21 @@ def worker_exited(core: Core, message: WorkerExited) -> None:
     """
     if message.expected:
         return
-    for number, attempt in message.running:
-        task = core.tasks.get(number)
-        if task is None or task.function is None or task.state > UNFINISHED:
-            continue
+    suspects = [
+        (task, attempt)
+        for number, attempt in message.running
+        if (task := core.tasks.get(number)) is not None and task.function is not None and task.state <= UNFINISHED
+    ]
+    for task, attempt in suspects:
         if not task.blamed < attempt <= task.attempt:
             continue
         task.blamed = attempt
         task.deaths += 1
-        if task.deaths > core.allowed_deaths and len(message.running) == 1:
+        if task.deaths > core.allowed_deaths and len(suspects) == 1:
             _too_deadly(core, task, message)
+        elif task.state is TaskState.READY and core.is_suspect(task) and task not in core.suspects:
+            core.ready -= 1
+            core.enqueue(task, first=True)
 
 
 def _too_deadly(core: Core, task: TaskRecord, message: WorkerExited) -> None:

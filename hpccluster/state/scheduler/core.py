@@ -27,6 +27,9 @@ from hpccluster.state.scheduler.records import (
     WorkerRecord,
 )
 
+PORTION = 1 << 20
+"""A message is ended, and another begun, when its user payloads reach this many bytes: frames stay small."""
+
 HELD = "hold"
 """The name of the holder of last resort: the scheduler's own process."""
 
@@ -75,6 +78,8 @@ class Core:
         self._cancelled: dict[str, CancelTasks] = {}
         self._runs: dict[str, list[RunTask]] = {}
         self._bodies: dict[str, list[FunctionBody]] = {}
+        self._told_bytes = 0
+        self._run_bytes = 0
 
     def tell_finished(self, task: TaskRecord) -> None:
         """Tell every client that wants it that the task's result is there."""
@@ -98,6 +103,10 @@ class Core:
                 self.out.send(client.name, finished)
             finished.futures.append(future)
             finished.payloads.append(task.payload)
+            self._told_bytes += len(task.payload)
+            if self._told_bytes > PORTION:
+                self._told_bytes = 0
+                self._finished.clear()
         else:
             stored = self._stored.get(client.name)
             if stored is None:
@@ -130,8 +139,8 @@ class Core:
         cancelled.tasks.append(number)
         cancelled.attempts.append(attempt)
 
-    def run(self, worker: WorkerRecord, message: RunTask, function: FunctionRecord) -> None:
-        """Put a task into the worker's next `RunTasks`, its function before it."""
+    def run(self, worker: WorkerRecord, message: RunTask, function: FunctionRecord, size: int) -> None:
+        """Put a task of ``size`` bytes into the worker's next `RunTasks`, its function before it."""
         if function.number not in worker.function_numbers:
             worker.function_numbers.add(function.number)
             self._bodies.setdefault(worker.name, []).append(
@@ -142,14 +151,21 @@ class Core:
             self._runs[worker.name] = [message]
         else:
             box.append(message)
+        self._run_bytes += size
+        if self._run_bytes > PORTION:
+            self._flush_runs()
+
+    def _flush_runs(self) -> None:
+        for name, bodies in self._bodies.items():
+            self.out.send(name, AddFunctions(bodies))
+        for name, runs in self._runs.items():
+            self.out.send(name, RunTasks(runs))
+        self._bodies, self._runs, self._run_bytes = {}, {}, 0
 
     def take_outbox(self) -> Outbox:
         """What has gathered since the last time."""
+        self._flush_runs()
         out = self.out
-        for name, bodies in self._bodies.items():
-            out.send(name, AddFunctions(bodies))
-        for name, runs in self._runs.items():
-            out.send(name, RunTasks(runs))
         self._open_outbox()
         return out
 
@@ -167,6 +183,10 @@ class Core:
             group = self.groups[key] = ReadyGroup(key, options)
         return group
 
+    def is_suspect(self, task: TaskRecord) -> bool:
+        """Whether the next death of a worker under the task may be the last that is forgiven."""
+        return 0 < task.deaths >= self.allowed_deaths
+
     def enqueue(self, task: TaskRecord, *, first: bool) -> None:
         """The task is ready: before (``first``) or behind its group's others.
 
@@ -176,7 +196,7 @@ class Core:
         self.ready += 1
         group = task.group
         assert group is not None
-        if task.deaths and task.deaths >= self.allowed_deaths:
+        if self.is_suspect(task):
             task.group = ReadyGroup(group.key, group.options)  # one of its own: no old entry of a deque counts any more
             self.suspects[task] = None
             return

@@ -2,8 +2,8 @@
 
 Every worker is kept supplied with about `WINDOW` seconds of work: enough that it never waits for the next message, and
 little enough that work can still go to whoever is idle. A function that has never run counts as long, so that its first
-tasks are spread one per thread; the window opens when its duration is known. What waits behind something slow is taken
-back on the next tick (`rebalance`).
+tasks are spread one per thread; the window opens when its duration is known. Bytes take their time, too, which bounds
+what is in flight to a worker. What waits behind something slow is taken back on the next tick (`rebalance`).
 
 Suspects, tasks under which as many workers have died as may, run alone: an empty worker takes one and nothing else. Where
 none is empty, one is emptied, so that suspects do not wait for ever in a busy cluster.
@@ -208,10 +208,15 @@ def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
     """Hand the task out."""
     function = task.function
     assert function is not None
+    size = len(task.arguments)
+    dependencies = _NO_DEPENDENCIES
+    if task.dependencies:
+        dependencies = [describe(needed) for needed in task.dependencies]
+        size += sum(len(needed.payload) for needed in dependencies if needed.payload is not None)
     core.ready -= 1
     task.state = TaskState.ASSIGNED
     task.worker = worker
-    task.expected = function.expected
+    task.expected = function.expected + size / BANDWIDTH
     if not worker.in_flight:
         worker.progress = core.now
     worker.in_flight[task.id] = task
@@ -219,11 +224,8 @@ def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
     if task.group is not None and task.group.options.resources:
         for name, amount in task.group.options.resources.items():
             worker.used[name] = worker.used.get(name, 0) + amount
-    dependencies = _NO_DEPENDENCIES
-    if task.dependencies:
-        dependencies = [describe(needed) for needed in task.dependencies]
     message = RunTask(task.id, task.attempt, function.number, task.arguments, dependencies, task.order)
-    core.run(worker, message, function)
+    core.run(worker, message, function, size)
 
 
 def describe(task: TaskRecord) -> Dependency:

@@ -237,19 +237,17 @@ def release(core: Core, task: TaskRecord) -> None:
             continue
         if current.state <= UNFINISHED:
             withdraw(core, current)
-            current.state = TaskState.RELEASED
             for needed in distinct(current.dependencies):
                 needed.consumers -= 1
+        elif current.dependants and (current.function is None or current.state is not TaskState.STORED):
+            continue  # a stored result may need it again; it is small, or cannot be computed again, or released already
         dependencies = current.dependencies
-        if not current.dependants:
-            drop_data(core, current)
+        drop_data(core, current)
+        if current.dependants:
+            current.state = TaskState.RELEASED
+        else:
             drop_dependencies(current)
             forget(core, current)
-        elif current.function is None or current.state in (TaskState.FINISHED, TaskState.ERRED):
-            continue  # a stored result may need it again, and it is small, or nobody can compute it
-        else:
-            drop_data(core, current)
-            current.state = TaskState.RELEASED
         releasing.extend(needed for needed in distinct(dependencies) if not needed.consumers and not needed.wanted)
 
 

@@ -57,19 +57,19 @@ def scheduler_command(
 @click.option("--nworkers", type=click.IntRange(min=1), default=1, show_default=True, help="Worker processes.")
 @click.option("--nthreads", type=click.IntRange(min=1), help="Threads of each; by default this host's cores, shared.")
 @click.option("--memory-limit", metavar="SIZE", help="Memory of each, as 8GiB.")
-@click.option("--name", metavar="NAME", help="The beginning of the workers' names; must be unique.")
+@click.option("--name", metavar="NAME", help="The beginning of the workers' names; by default this host's, and unique.")
 @click.option("--death-timeout", metavar="TIME", help="How long to stay without a scheduler.")
 @click.option("--local-directory", type=click.Path(path_type=Path), metavar="DIR", help="Where data is spilled.")
 @click.option("--interface", metavar="IF", help="The network interface to listen on.")
 @click.option("--host", metavar="ADDRESS", help="The address to listen on.")
 @click.option("--no-nanny", is_flag=True, help="One worker, without a process that watches and restarts it.")
-def worker_command(where: str | None, connection_file: Path | None, **options: Any) -> None:
+def worker_command(where: str | None, connection_file: Path | None, **options: Any) -> int:
     """Start workers here, in the foreground, for a scheduler: by its name, its address, or a connection file."""
-    from hpccluster.cli.worker import WorkerOptions, become_worker
+    from hpccluster.cli.worker import WorkerOptions, run_workers_here
 
     if (where is None) == (connection_file is None):
         raise click.UsageError("say either NAME|ADDRESS or --connection-file", click.get_current_context())
-    become_worker(WorkerOptions(where=where, connection_file=connection_file, **options))
+    return run_workers_here(WorkerOptions(where=where, connection_file=connection_file, **options))
 
 
 @click.group("credentials")

@@ -115,7 +115,7 @@ def progress(text: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    status = console(stderr=True).status(text)
+    status = console(stderr=True).status(text, spinner="line")
     timer = threading.Timer(PROGRESS_AFTER, status.start)
     timer.daemon = True
     timer.start()

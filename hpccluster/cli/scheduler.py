@@ -235,8 +235,9 @@ def _tell(directory: ClusterDirectory, scheduler: Scheduler, *, plain: bool) -> 
 def _tell_worker(worker: WorkerRecord, reason: str | None) -> None:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     memory = f", {format_bytes(worker.memory)}" if worker.memory else ""
-    what = f"joined  ({worker.threads} threads{memory})" if reason is None else f"left: {reason}"
-    say(f"{stamp}  worker {worker.name}  {worker.address}  {what}")
+    threads = f"{worker.threads} thread{'' if worker.threads == 1 else 's'}"
+    what = f"joined  ({threads}{memory})" if reason is None else f"left: {reason}"
+    say(f"{stamp}  worker {worker.name}  {worker.address}  {what.removesuffix(': it has left')}")
 
 
 def _shown(path: Path) -> str:

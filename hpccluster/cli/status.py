@@ -55,7 +55,7 @@ def _write_one(facts: dict[str, Any]) -> None:
             "head": f"process {facts['pid']} on {facts['host']}",
             "address": facts["address"] if facts["ended"] is None else "",
             "files": facts["directory"],
-            "why": facts["reason"],
+            "end" if facts["ended"] is not None else "why": facts["reason"],
             "careful": f"the end of these jobs was not confirmed: {', '.join(facts['unconfirmed'])}"
             if facts["unconfirmed"]
             else "",

@@ -1,19 +1,20 @@
-"""Workers by hand: what `hpccluster worker` runs. The same process as in a job, told on the command line where to go."""
+"""Workers by hand: what `hpccluster worker` runs. The same as in a job, told on the command line where to go."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from hpccluster.comm.connection_file import find_connection_file, read_connection_file
-from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError
+from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError, PeerLost
 from hpccluster.protocol.messages import Role
+from hpccluster.runtime.exits import EXIT_NO_HEAD, EXIT_REFUSED
+from hpccluster.runtime.settings import DEATH_TIMEOUT, WorkerSettings
 from hpccluster.units import parse_bytes, parse_duration
+
+_EXIT_CODES = {EXIT_NO_HEAD: PeerLost.exit_code, EXIT_REFUSED: CredentialError.exit_code}
+"""What jobs are told by the codes on the left, people are told by those on the right, as by every verb."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,50 +35,51 @@ class WorkerOptions:
     no_nanny: bool
 
 
-def become_worker(options: WorkerOptions) -> NoReturn:
-    """Become the process that starts, watches and restarts the workers.
+def run_workers_here(options: WorkerOptions) -> int:
+    """Run workers to their end; the exit code.
 
     Raises `ConfigError`, `ClusterNotFound` or `CredentialError` before anything is started.
     """
-    arguments = worker_arguments(options)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # In place of this process, so that it has loaded nothing that a job's would not have.
-    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell is wanted
+    from hpccluster.runtime.start import run_workers
+
+    code = run_workers(make_settings(options))
+    return _EXIT_CODES.get(code, code)
 
 
-def worker_arguments(options: WorkerOptions) -> list[str]:
-    """The interpreter's arguments. The credential has been looked at, so that what is wrong with it is said here."""
-    arguments = ["-m", "hpccluster.runtime", "worker", *_scheduler(options)]
+def make_settings(options: WorkerOptions) -> WorkerSettings:
+    """The settings that are meant. The credential has been looked at, so that what is wrong with it is said at once."""
+    path, addresses = _scheduler(options)
+    if options.no_nanny and options.nworkers != 1:
+        raise ConfigError("--no-nanny is for one worker")
     try:
-        # --memory-limit is that of a worker here, that of the whole job there
-        memory = None if options.memory_limit is None else parse_bytes(options.memory_limit) * options.nworkers
-        timeout = None if options.death_timeout is None else parse_duration(options.death_timeout)
+        # --memory-limit is that of a worker here, that of all of them there
+        memory = 0 if options.memory_limit is None else parse_bytes(options.memory_limit) * options.nworkers
+        timeout = DEATH_TIMEOUT if options.death_timeout is None else parse_duration(options.death_timeout)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    # Workers of two hosts must not have one name, whoever starts them.
-    name = options.name or f"{socket.gethostname().partition('.')[0]}-{secrets.token_hex(2)}"
-    for option, value in (
-        ("--nworkers", options.nworkers),
-        ("--nthreads", options.nthreads),
-        ("--memory-limit", memory),
-        ("--name", name),
-        ("--death-timeout", timeout),
-        ("--local-directory", options.local_directory),
-        ("--interface", options.interface),
-        ("--host", options.host),
-    ):
-        if value is not None:
-            arguments += [option, str(value)]
-    return [*arguments, "--no-nanny"] if options.no_nanny else arguments
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return WorkerSettings(
+        connection_file=path,
+        addresses=addresses,
+        nworkers=options.nworkers,
+        nthreads=options.nthreads or max(1, cores // options.nworkers),
+        memory_limit=memory,
+        name=options.name or "",
+        death_timeout=timeout,
+        local_directory=options.local_directory,
+        interface=options.interface or "",
+        host=options.host or "",
+        nanny=not options.no_nanny,
+    )
 
 
-def _scheduler(options: WorkerOptions) -> list[str]:
+def _scheduler(options: WorkerOptions) -> tuple[Path | None, tuple[str, ...]]:
+    """The connection file, or for a cluster without protection its addresses."""
     where = options.where
     if options.plain:
         if where is None or not where.startswith("tcp://"):
             raise ConfigError("--plain goes with an address: hpccluster worker tcp://HOST:PORT --plain")
-        return ["--address", where, "--plain"]
+        return None, (where,)
     if where is not None and "://" in where and not where.startswith(("tcp://", "tls://")):
         raise ConfigError(f"{where}: an address begins with tls:// (or tcp://, with --plain)")
     try:
@@ -88,4 +90,4 @@ def _scheduler(options: WorkerOptions) -> list[str]:
             raise CredentialError(f"{where}: {hint}") from error
         raise
     read_connection_file(path, Role.WORKER)
-    return ["--connection-file", str(path.absolute())]
+    return path, ()

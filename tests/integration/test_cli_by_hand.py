@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,45 @@ def test_a_worker_without_a_scheduler_is_one_error(commands: Commands) -> None:
     assert "an address begins with" in commands.err("worker", "http://127.0.0.1:1", code=2)
     assert "tcp://HOST:PORT" in commands.err("worker", "tls://127.0.0.1:1", "--plain", code=2)
     assert "not a size" in commands.err("worker", "tcp://127.0.0.1:1", "--plain", "--memory-limit", "much", code=2)
+
+
+def test_three_terminals(commands: Commands) -> None:
+    with commands.started("scheduler", "--name", "hand", "--host", "127.0.0.1", "--port", "0") as scheduler:
+        said = scheduler.wait_for("connect ")
+        address = re.search(r"tls://[\d.:]+", said)
+        assert address is not None
+        arguments = ("--nworkers", "2", "--nthreads", "1", "--memory-limit", "1GiB", "--name", "mine")
+        with commands.started("worker", address[0], *arguments) as worker:
+            line = re.search(r"(?m)^.*worker mine-0 .*$", worker.wait_for("worker mine-1 "))
+            assert line is not None
+            assert f"registered with {address[0]}  (1 thread, 1.0 GiB)" in line[0]
+            scheduler.wait_for("worker mine-1 ")
+            names = [it["name"] for it in json.loads(commands.out("workers", "hand", "--json"))]
+            assert sorted(names) == ["mine-0", "mine-1"]
+            program = "from hpccluster import Client\nprint(Client('hand').submit(pow, 2, 10).result())"
+            run = subprocess.run(
+                [sys.executable, "-c", program], env=commands.variables(), capture_output=True, text=True, timeout=30
+            )
+            assert run.stdout == "1024\n", run.stderr
+            scheduler.process.send_signal(signal.SIGINT)
+            assert scheduler.wait() == 130
+            assert worker.wait() == 0
+    assert files_of(commands.state) == []
+
+
+def test_a_worker_of_a_plain_scheduler_needs_an_explicit_word(commands: Commands, tmp_path: Path) -> None:
+    arguments = ("scheduler", "--name", "open", "--host", "127.0.0.1", "--port", "0", "--protocol", "tcp")
+    with commands.started(*arguments) as scheduler:
+        address = re.search(r"tcp://[\d.:]+", scheduler.wait_for("warning: "))
+        assert address is not None
+        elsewhere = Commands.below(tmp_path / "elsewhere")
+        assert "--plain" in elsewhere.err("worker", address[0], code=6)
+        with elsewhere.started("worker", address[0], "--plain", "--nthreads", "1") as worker:
+            worker.wait_for("registered with tcp://")
+            assert commands.run("down", "open").returncode == 0
+            assert worker.wait() == 0
+
+
+def test_a_worker_that_finds_nobody_has_our_exit_code(commands: Commands) -> None:
+    done = commands.run("worker", "tcp://127.0.0.1:1", "--plain", "--death-timeout", "0.5", code=5)
+    assert "Traceback" not in done.stderr

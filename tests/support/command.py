@@ -33,7 +33,7 @@ class Commands:
     def below(cls, path: Path) -> Commands:
         made = [path / name for name in ("home", "state", "work")]
         for folder in made:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, parents=True)
         return cls(*made)
 
     def variables(self) -> dict[str, str]:

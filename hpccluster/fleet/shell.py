@@ -188,13 +188,22 @@ class Fleet:
         """Have as many whole jobs as make up that many workers, jobs, cores or that much memory; exactly one is given.
 
         *Success*: every job that was missing has been accepted by the batch system, is in doubt (a notice has said so), or
-        is held back by its limits (the plan says so). Jobs that are too many hand over and go, without being waited for.
+        is held back by its limits (the plan says so). Jobs that were too many have handed over their results and are
+        verified to be gone; where that takes longer than `FleetSettings.leave_patience` it goes on by itself.
         *`SubmitRefused`* (or another error that proves that there is no job): raised at once; the jobs that exist stay,
         nothing more is tried. *After cancellation* the new size is pursued all the same.
         """
         count = jobs_for(self._resources, workers=workers, jobs=jobs, cores=cores, memory=memory)
+        left_before = self._leaving()
         await self._wish(events.ScaleTo(count))
+        leave = self._leaving() - left_before
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.leave_patience):
+                await self._changes.wait_until(lambda: not leave & self._leaving() or self._is_ended)
         return self.current_plan()
+
+    def _leaving(self) -> set[JobName]:
+        return {record.name for record in self._state.jobs.values() if record.is_leaving}
 
     async def adapt(self, settings: AdaptSettings | None) -> None:
         """Follow the load between these limits from now on; None keeps the jobs that there are.

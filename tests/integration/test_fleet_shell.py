@@ -217,6 +217,23 @@ def test_scale_down_hands_over_before_it_cancels() -> None:
     check(story())
 
 
+def test_scale_down_waits_a_little_for_what_leaves() -> None:
+    async def story() -> None:
+        async with a_world() as world:
+            await world.fleet.scale(jobs=3)
+            await world.fleet.wait_for_workers(12)
+            await world.fleet.scale(jobs=2)
+            assert len(world.backend.living()) == 2
+            world.engine.retire_takes = 3600
+            begun = world.now
+            await world.fleet.scale(jobs=1)
+            assert world.now - begun == pytest.approx(FleetSettings().leave_patience)
+            await world.fleet.scale(jobs=2)
+            assert world.now - begun < FleetSettings().leave_patience + 1
+
+    check(story())
+
+
 def test_jobs_that_cannot_hand_over_stay() -> None:
     async def story() -> None:
         async with a_world() as world:

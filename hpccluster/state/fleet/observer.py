@@ -176,6 +176,8 @@ class Observer:
         self._brake.worked = True
         if self._brake.is_over(Trouble.EARLY_DEATH):
             self._book.report("info", "HPC-POOL-RESUMED", "a worker joined; jobs are submitted again")
+        if not record.is_seen_running:
+            self._book.poll_soon()  # it was quicker than our polls: where does it run?
         if record.phase is Phase.PENDING:
             self._book.move(record, Phase.RUNNING, "worker joined")
         elif record.phase is Phase.DOUBTFUL:

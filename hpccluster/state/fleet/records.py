@@ -86,6 +86,16 @@ class JobRecord:
         return self.was_doubtful and self.id is None
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether it is on its way out: handing over, or not yet verified to be gone."""
+        return self.phase in (Phase.RETIRING, Phase.CANCELLING)
+
+    @property
+    def is_seen_running(self) -> bool:
+        """Whether the batch system has said itself that it runs (and with that, where)."""
+        return self.status is not None and self.status.state is JobState.RUNNING
+
+    @property
     def waits(self) -> bool:
         """Whether it is counted and no worker of it is here yet."""
         return self.is_counted and not self.workers

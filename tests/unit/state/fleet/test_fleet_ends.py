@@ -26,6 +26,16 @@ def test_pending_then_running_then_workers() -> None:
     assert not env.state.watch(env.now).is_changing
 
 
+def test_where_a_job_runs_is_asked_even_if_its_workers_were_quicker() -> None:
+    env = FleetEnv()
+    [(job, number)] = env.pending(1).items()
+    env.joins(job)
+    assert env.wants_poll
+    assert env.state.watch(env.now).is_changing
+    env.polls(JobState.RUNNING, number, node="n017")
+    assert not env.state.watch(env.now).is_changing
+
+
 def test_a_failed_poll_changes_nothing() -> None:
     env = FleetEnv()
     [(job, number)] = env.pending(1).items()

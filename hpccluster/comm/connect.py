@@ -100,33 +100,27 @@ async def _connect(
     if not candidates:
         raise PeerLost("there is no address to connect to", code="HPC-NET-UNREACHABLE")
     failures: list[str] = []
-    refusal: HpcClusterError | None = None
+    refusals: list[HpcClusterError] = []
     share = timeout / len(candidates)
-    silent: Address | None = None
     try:
         async with asyncio.timeout(timeout), aclosing(tcp.dial(candidates, failures)) as sockets:
             async for address, sock in sockets:
-                silent = address
+                failures.append(f"{address}: connected, but no answer to our hello")  # unless more can be said
                 try:
                     async with asyncio.timeout(share):
                         return await _greet(sock, address, hello, security, roles, make)
                 except TimeoutError:
-                    failures.append(f"{address}: connected, but no answer to our hello within {share:g} s")
-                    silent = None
+                    continue
                 except HpcClusterError as error:
                     if error.details.get("refused"):
                         raise  # by one who has proven to be of our cluster, or speaks plain tcp as we do
-                    if isinstance(error, PeerLost):
-                        failures.append(f"{address}: {error.message}")
-                    else:
-                        refusal = refusal or error
-                    silent = None
+                    if not isinstance(error, PeerLost):
+                        refusals.append(error)
+                    failures[-1] = f"{address}: {error.message}"
     except TimeoutError:
-        if silent is not None:
-            failures.append(f"{silent}: connected, but no answer to our hello")
         failures.append(f"gave up after {timeout:g} s")
-    if refusal is not None:
-        raise refusal
+    if refusals:
+        raise refusals[0]
     listed = "".join(f"\n  {failure}" for failure in failures)
     raise PeerLost(f"cannot connect to the {_who(roles)}:{listed}", code="HPC-NET-UNREACHABLE")
 

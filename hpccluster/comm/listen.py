@@ -32,13 +32,15 @@ logger = logging.getLogger(__name__)
 Admit = Callable[[Hello], Welcome | HpcClusterError]
 
 HANDSHAKE_TIME = 10.0
-"""Seconds from the connection to a whole first record, and again from there to a welcome."""
+"""Seconds from the connection to a whole first record, and again from TLS's beginning to a welcome."""
+PATIENCE = 3
+"""Who waits for a place may do so for this many times `HANDSHAKE_TIME`: its own side has given up by then."""
 PLACES = 256
 """TLS handshakes at once."""
 PLACES_PER_HOST = 32
 """Of these for one host. Tunnels and login nodes share an address, so that those above it wait and are not refused."""
 DOOR_LIMIT = 4096
-"""Connections before their welcome; above that the oldest that has said nothing whole is dropped."""
+"""Connections before their welcome; above that the oldest that has no place is dropped."""
 
 FIRST_BYTES = 64 * 1024
 """A peer that sends more than this in one go before it has proven anything is none of ours."""
@@ -113,7 +115,7 @@ class Listener:
 
     def _arrive(self) -> Link:
         if len(self._door) >= DOOR_LIMIT:
-            oldest = next((arrival for arrival in self._door if not arrival.has_hello), None)
+            oldest = next((one for one in self._door if not (one.has_place or one.link.is_closing)), None)
             if oldest is not None:
                 oldest.link.fail(PeerLost("too many connections at once", code="HPC-NET-CROWD"))
         arrival = _Arrival(self, self._rules)
@@ -179,13 +181,13 @@ class _Arrival:
 
     def __init__(self, listener: Listener, rules: _Rules) -> None:
         self.host = "?"
-        self.has_hello = False
-        """A first TLS record, or a plain hello, is whole."""
         self.has_place = False
         self.link = _ArrivingLink(self)
         self._listener = listener
         self._rules = rules
         self._first = bytearray()
+        self._has_record = False
+        """The first TLS record is whole."""
         self._frames = FrameBuffer()
         self._identity: Identity | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -196,12 +198,12 @@ class _Arrival:
             self.host = str(peer[0])
             self.link.peer = f"{peer[0]}:{peer[1]}" if ":" not in self.host else f"[{peer[0]}]:{peer[1]}"
         self._listener._entered(self)
-        self._set_deadline()
+        self._set_deadline(self._rules.handshake_time)
 
     def begin_tls(self) -> None:
         """It has a place."""
         assert self._rules.security is not None
-        self._set_deadline()
+        self._set_deadline(self._rules.handshake_time)
         first, self._first = bytes(self._first), bytearray()
         self.link.resume_reading()
         self.link.start_tls(self._rules.security, listening=True, received=first)
@@ -217,8 +219,14 @@ class _Arrival:
         raise RemoteProtocolError("TLS turned into something else")
 
     def received(self, data: memoryview) -> None:
-        if self._identity is None and not self._is_right_speech(data):
-            return
+        if self._identity is None:
+            if len(data) > FIRST_BYTES:
+                raise RemoteProtocolError("it sent too much before it was asked", code="HPC-NET-STRANGER")
+            if self._rules.security is not None:
+                self._wait_for_record(data)
+                return
+            if not len(self._frames) and not self._begins_well(data):
+                return
         self._frames.feed(data)
         try:
             body = self._frames.take(Kind.HANDSHAKE)
@@ -230,55 +238,47 @@ class _Arrival:
         except CommError as error:
             self._refuse(error)
             return
-        self.has_hello = True
         self._decide(hello)
 
     def set_congested(self, congested: bool) -> None:
         """A welcome congests nothing."""
 
     def lost(self, error: CommError | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_deadline()
         self._listener._left(self)
-        if error is not None and not (isinstance(error, PeerLost) and not error.code.startswith("HPC-NET-CROWD")):
+        if error is not None and (not isinstance(error, PeerLost) or error.code == "HPC-NET-CROWD"):
             self._listener._log(self.host, error)
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _is_right_speech(self, data: memoryview) -> bool:
-        """Whether these bytes of a plain link are for us to parse; else they are dealt with here."""
-        if len(data) > FIRST_BYTES:
-            raise RemoteProtocolError("it sent too much before it was asked", code="HPC-NET-STRANGER")
-        security = self._rules.security
-        first = self._first[0] if self._first else data[0]
-        if security is None:
-            if first == _TLS_HANDSHAKE:
-                self._refuse(HandshakeFailed("this listener speaks plain tcp, not tls", code="HPC-AUTH-TLS"))
-            elif first != MAGIC[0]:
-                raise RemoteProtocolError(f"it sent {bytes(data[:16])!r}, which is not ours", code="HPC-NET-STRANGER")
-            return first == MAGIC[0]
-        if first == MAGIC[0]:
-            self._refuse(
-                HandshakeFailed(
-                    "this listener speaks tls: use its tls:// address and the cluster's connection file",
-                    code="HPC-AUTH-TLS",
-                )
-            )
-            return False
-        if first != _TLS_HANDSHAKE:
-            raise RemoteProtocolError(f"it sent {bytes(data[:16])!r}, which is not ours", code="HPC-NET-STRANGER")
-        self._first += data
-        if len(self._first) >= _TLS_HEADER:
-            length = int.from_bytes(self._first[3:5], "big")
-            if self._first[1] != 3 or length > _TLS_RECORD_LIMIT:
-                raise RemoteProtocolError("it sent a broken TLS record", code="HPC-NET-STRANGER")
-            if len(self._first) >= _TLS_HEADER + length and not self.has_hello:
-                self.has_hello = True
-                self.link.pause_reading()
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._listener._queue(self)
+    def _begins_well(self, data: memoryview) -> bool:
+        """Plain tcp: whether the first byte is one of ours."""
+        if data[0] == MAGIC[0]:
+            return True
+        if data[0] != _TLS_HANDSHAKE:
+            raise _stranger(data)
+        self._refuse(HandshakeFailed("this listener speaks plain tcp, not tls", code="HPC-AUTH-TLS"))
         return False
+
+    def _wait_for_record(self, data: memoryview) -> None:
+        """TLS: keep what comes until the first record is whole; then wait for a place."""
+        self._first += data
+        if self._first[0] == MAGIC[0]:
+            words = "this listener speaks tls: use its tls:// address and the cluster's connection file"
+            self._refuse(HandshakeFailed(words, code="HPC-AUTH-TLS"))
+            return
+        if self._first[0] != _TLS_HANDSHAKE:
+            raise _stranger(data)
+        if len(self._first) < _TLS_HEADER:
+            return
+        length = int.from_bytes(self._first[3:5], "big")
+        if self._first[1] != 3 or length > _TLS_RECORD_LIMIT:
+            raise _stranger(data)
+        if len(self._first) >= _TLS_HEADER + length and not self._has_record:
+            self._has_record = True
+            self.link.pause_reading()
+            self._set_deadline(PATIENCE * self._rules.handshake_time)
+            self._listener._queue(self)
 
     def _decide(self, hello: Hello) -> None:
         rules = self._rules
@@ -297,7 +297,8 @@ class _Arrival:
             return
         welcome = msgspec.structs.replace(answer, versions=versions | answer.versions)
         self.link.write(handshake.encode(welcome))
-        self._end()
+        self._cancel_deadline()
+        self._listener._left(self)
         if hello.purpose is Purpose.CONTROL:
             channel = Channel(self.link, self._frames, hello=hello, welcome=welcome)
             self.link.consumer = channel
@@ -308,24 +309,26 @@ class _Arrival:
             rules.on_data(connection)
 
     def _refuse(self, error: HpcClusterError) -> None:
+        self._cancel_deadline()
         self._listener._log(self.host, error)
         cause = error if isinstance(error, CommError) else HandshakeFailed(error.message, code=error.code)
         self.link.refuse(handshake.encode(handshake.refusal(error)), cause)
 
-    def _end(self) -> None:
+    def _set_deadline(self, limit: float) -> None:
+        self._cancel_deadline()
+        self._timer = asyncio.get_running_loop().call_later(limit, self._too_late, limit)
+
+    def _cancel_deadline(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._listener._left(self)
+            self._timer = None
 
-    def _set_deadline(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._rules.handshake_time, self._too_late)
-
-    def _too_late(self) -> None:
-        limit = self._rules.handshake_time
+    def _too_late(self, limit: float) -> None:
         self._refuse(HandshakeFailed(f"no whole hello within {limit:g} s", code="HPC-NET-SLOW"))
+
+
+def _stranger(data: memoryview) -> RemoteProtocolError:
+    return RemoteProtocolError(f"it sent {bytes(data[:16])!r}, which is not ours", code="HPC-NET-STRANGER")
 
 
 class _ArrivingLink(Link):

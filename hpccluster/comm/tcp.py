@@ -34,9 +34,9 @@ def configure(sock: Any) -> None:
 
 def describe(error: OSError) -> str:
     """An operating system error in its own words, with its name: ``Connection refused (ECONNREFUSED)``."""
-    name = errno.errorcode.get(error.errno or 0)
-    if name:
-        return f"{os.strerror(error.errno)} ({name})"  # asyncio puts words of its own into ``strerror``
+    number = error.errno or 0
+    if name := errno.errorcode.get(number):
+        return f"{os.strerror(number)} ({name})"  # asyncio puts words of its own into ``strerror``
     return error.strerror or str(error) or type(error).__name__
 
 

@@ -191,6 +191,39 @@ def test_silence_is_a_loss_and_pings_prevent_it(pair: Pair) -> None:
     asyncio.run(check())
 
 
+@both_transports
+def test_bytes_may_come_one_by_one(pair: Pair) -> None:
+    """Through a relay that hands on single bytes, each in a tick of its own, for as long as the handshakes last."""
+
+    async def check() -> None:
+        async with station(pair[0]) as place:
+
+            async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                while data := await reader.read(4096):
+                    for byte in data:
+                        writer.write(bytes((byte,)))
+                        await asyncio.sleep(0)
+                writer.close()
+
+            async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                there = await asyncio.open_connection("127.0.0.1", place.port)
+                await asyncio.gather(trickle(reader, there[1]), trickle(there[0], writer))
+
+            async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+                port = server.sockets[0].getsockname()[1]
+                channel = await connect(place.address.replace(str(place.port), str(port)), hello(), pair[1])
+                ears = Ears()
+                ears.start(channel)
+                channel.send(Request(1, "echo", {"text": "x" * 300}))
+                assert await place.batches.get() == [Request(1, "echo", {"text": "x" * 300})]
+                (await place.channels.get()).send(Reply(1, "y" * 300))
+                assert await ears.batches.get() == [Reply(1, "y" * 300)]
+                await channel.close()
+                assert await place.lost.get() is None
+
+    asyncio.run(check())
+
+
 def test_a_ping_among_other_messages_is_not_handed_on() -> None:
     async def check() -> None:
         async with station(None) as place:

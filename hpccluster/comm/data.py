@@ -112,14 +112,14 @@ class DataConnection:
         if self._is_filling:
             raise LocalProtocolError("another call receives frames on this data connection")
         self._raw, self._lengths = [], list(reversed(lengths))
-        self._absorb(memoryview(self._frames.take_raw(sum(lengths))))
         try:
+            self._absorb(memoryview(self._frames.take_raw(sum(lengths))))
             while self._is_filling:
                 seen = self._progress
                 await self._wait_for_bytes(STALL_LIMIT)
                 if self._is_filling and self._progress == seen and self._error is None:
                     raise PeerLost(f"{self.peer_address} stopped sending data", code="HPC-NET-SILENT")
-        except (asyncio.CancelledError, PeerLost):
+        except (asyncio.CancelledError, CommError):
             self._missing, self._lengths = 0, []
             self.abort()
             raise

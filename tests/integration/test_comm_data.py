@@ -18,7 +18,7 @@ from hpccluster.comm.data import DataConnection
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, LocalProtocolError, PeerLost, RemoteProtocolError
 from hpccluster.protocol.framing import Kind, frame
-from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, PushData, Role
+from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, PushData, Purpose, Role
 from support.comm_peers import CLUSTER, Station, hello, security, station
 
 AUTHORITY = Authority(CLUSTER)
@@ -235,6 +235,22 @@ def test_two_receivers_at_once_are_our_own_error() -> None:
             await theirs.send(GetData([1]))
             assert await first == GetData([1])
             ours.abort()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("role", [Role.CLIENT, Role.WORKER, Role.SCHEDULER])
+def test_clients_workers_and_heads_fetch_from_workers(role: Role) -> None:
+    async def check() -> None:
+        async with station(WORKER) as place:
+            ours = await connect_data(place.address, hello(role), security(AUTHORITY, role))
+            theirs = await place.data.get()
+            assert (theirs.hello.role, theirs.hello.purpose) == (role, Purpose.DATA)
+            await ours.send(GetData([1]))
+            assert await theirs.receive() == GetData([1])
+            await ours.close()
+            with pytest.raises(PeerLost):
+                await theirs.receive()
 
     asyncio.run(check())
 

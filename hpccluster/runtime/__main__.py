@@ -13,7 +13,7 @@ from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from hpccluster.runtime.nanny import say_stage  # noqa: E402
-from hpccluster.runtime.settings import DEATH_TIMEOUT, WorkerSettings  # noqa: E402
+from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, WorkerSettings  # noqa: E402
 from hpccluster.runtime.start import run_workers  # noqa: E402
 
 JOB_VARIABLE = "HPCCLUSTER_JOB"
@@ -35,6 +35,7 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
     worker.add_argument(
         "--death-timeout", type=float, default=DEATH_TIMEOUT, metavar="S", help="seconds without a head"
     )
+    worker.add_argument("--grace", type=float, default=GRACE, metavar="S", help="seconds to hand over after a signal")
     worker.add_argument("--local-directory", type=Path, metavar="DIR", help="for temporary files of tasks")
     worker.add_argument("--host", default="", metavar="ADDRESS", help="listen on this address of this host")
     worker.add_argument("--interface", default="", metavar="IF", help="listen on this interface's address")
@@ -55,6 +56,7 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
         name=given.name,
         job=given.job,
         death_timeout=given.death_timeout,
+        grace=given.grace,
         local_directory=given.local_directory,
         host=given.host,
         interface=given.interface,

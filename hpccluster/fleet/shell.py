@@ -48,10 +48,6 @@ def _jitter(seconds: float) -> float:
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - nobody is to guess anything from it
 
 
-def _ignore(_level: str, _text: str) -> None:
-    """What is told, if nobody listens."""
-
-
 class Fleet:
     """All jobs of one cluster.
 
@@ -81,7 +77,7 @@ class Fleet:
         self._engine = engine
         self._resources = resources
         self._settings = settings = settings or FleetSettings()
-        self._on_notice = on_notice or _ignore
+        self._on_notice = on_notice or (lambda *_: None)
         self._clock = clock
         self._validate = validate
         policy = FleetPolicy(

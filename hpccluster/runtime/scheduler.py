@@ -74,6 +74,8 @@ class Scheduler:
         self.state = SchedulerState()
         self.addresses: tuple[str, ...] = ()
         self.on_worker: WorkerChange | None = None
+        self.admits_job: Callable[[str], bool] | None = None
+        """Whether workers that were born in the job of that name may join; without it, all may."""
         self._security = security
         self._where = (host, port, contact_host)
         self._validate = validate
@@ -152,6 +154,8 @@ class Scheduler:
         """A name of its own for everybody who may join."""
         if self._closing:
             return CommError("the cluster is closing")
+        if hello.job and self.admits_job is not None and not self.admits_job(hello.job):
+            return CommError(f"the job {hello.job} does not belong to this cluster, or no longer does")
         if hello.purpose is Purpose.DATA:
             name = hello.name
         elif hello.role is Role.CLIENT:

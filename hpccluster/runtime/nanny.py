@@ -42,6 +42,7 @@ from hpccluster.units import format_bytes
 log = logging.getLogger("hpccluster.nanny")
 
 HEARTBEAT = 5.0
+FIRST_HEARTBEAT = 1.0
 MEMORY_WATCH = 0.5
 """Seconds between two looks at the workers' memory."""
 STOP_TIME = 1.0
@@ -138,7 +139,7 @@ class Nanny:
         self._loop.add_reader(self._forks.fileno(), self._hear_forks)
         for seat in self._seats:
             self._fork(seat, incarnation=0)
-        self._heartbeat()
+        self._loop.call_later(jitter(FIRST_HEARTBEAT), self._heartbeat)
         if self._settings.memory_limit:
             self._watch_memory()
 

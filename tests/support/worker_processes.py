@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from hpccluster.protocol.messages import Role
+from support.deadline import wait_until_async
 from support.scripted_scheduler import TIME, Credentials, Peer, ScriptedScheduler
 
 
@@ -107,12 +107,9 @@ async def site(directory: Path) -> AsyncIterator[Site]:
 
 
 async def until_gone(processes: list[psutil.Process]) -> None:
-    """Until none of these lives, however they are related to us."""
-    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=TIME)
-    left = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert not left
+    """Until none of these lives, however they are related to us. One that nobody has waited for yet does not live."""
 
+    async def all_gone() -> bool:
+        return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
-def die(number: int = signal.SIGKILL) -> None:
-    """For a task: kill the process it runs in."""
-    os.kill(os.getpid(), number)
+    await wait_until_async(all_gone, "the end of all processes")

@@ -18,7 +18,7 @@ from hpccluster.comm.data import DataConnection
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, LocalProtocolError, PeerLost, RemoteProtocolError
 from hpccluster.protocol.framing import Kind, frame
-from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, PushData, Purpose, Role
+from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, Purpose, PushData, Role
 from support.comm_peers import CLUSTER, Station, hello, security, station
 
 AUTHORITY = Authority(CLUSTER)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpccluster.comm.channel import Channel
 from hpccluster.comm.connect import connect_data
-from hpccluster.comm.data import DataConnection
+from hpccluster.comm.data import Buffer, DataConnection
 from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HpcClusterError, StartTimeout
@@ -88,7 +88,7 @@ class Scheduler:
         self._work: set[asyncio.Task[None]] = set()
         self._ticking = False
         self._changed = asyncio.Event()
-        self._held: dict[int, list[bytearray]] = {}
+        self._held: dict[int, list[Buffer]] = {}
         self._clients = 0
         self._closing = False
 
@@ -344,7 +344,7 @@ class Scheduler:
         finally:
             connection.abort()
 
-    async def _fetch(self, number: int) -> list[bytearray] | None:
+    async def _fetch(self, number: int) -> list[Buffer] | None:
         task = self.state.tasks.get(number)
         if task is None or task.state is not TaskState.STORED:
             return None
@@ -354,7 +354,7 @@ class Scheduler:
                 return frames
         return None
 
-    async def _fetch_from(self, address: str, number: int) -> list[bytearray] | None:
+    async def _fetch_from(self, address: str, number: int) -> list[Buffer] | None:
         hello = Hello(
             protocol=PROTOCOL_VERSION,
             role=Role.SCHEDULER,

@@ -30,7 +30,7 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --exclude 'tests/.+/conftest\.py' tests benchmarks
+	MYPYPATH=tests $(BIN)/mypy --exclude 'tests/.+/conftest\.py' tests benchmarks
 	$(BIN)/lint-imports
 
 format:

@@ -78,7 +78,7 @@ def workers_command(name: str, as_json: bool) -> None:
             for worker in workers
         ]
         titles = ("WORKER", "HOST", "THREADS", "MEMORY", "RUNNING", "STORED", "ADDRESS")
-        write_table(titles, rows, flexible=("HOST", "ADDRESS"))
+        write_table(titles, rows, flexible=("HOST", "ADDRESS"), right=("THREADS", "MEMORY", "RUNNING", "STORED"))
 
 
 @click.command("scale")

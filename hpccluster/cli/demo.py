@@ -39,17 +39,19 @@ def demo_command(target: Target, workers: int | None, as_json: bool) -> None:
 
     started = time.monotonic()
     texts = read_files()
-    note(
-        f"{len(texts)} files with 30 years of weekly temperatures; for each station {PARTS * RESAMPLES:,} resampled trends"
-    )
+    note(f"{len(texts)} files, 30 years of weekly temperatures; {PARTS * RESAMPLES:,} resampled trends a station")
     with progress("starting a cluster"):
         cluster = _make_cluster(target, workers)
     try:
         # Here all come at once; from a queue, the first is enough to begin.
         cluster.wait_for_workers(None if target.resolve().backend == "local" else 1, timeout=START_TIMEOUT)
-        note(repr(cluster))
+        info = cluster.info
+        note(f"cluster {cluster.name!r} on {info['backend']}: workers {info['workers']}/{info['expected_workers']}")
         with Client(cluster) as client:
             rows = compute(client, texts)
+    except KeyboardInterrupt:
+        note("interrupted: the cluster is being stopped")
+        raise
     finally:
         with progress("stopping the cluster"):
             cluster.close()
@@ -70,6 +72,7 @@ def demo_command(target: Target, workers: int | None, as_json: bool) -> None:
             )
             for row in rows
         ],
+        right=("LOWEST", "MEAN", "HIGHEST", "DEGREES/DECADE"),
     )
     say(f"done in {seconds:.1f} s; the cluster is closed")
 

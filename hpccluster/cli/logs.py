@@ -10,12 +10,14 @@ from typing import BinaryIO
 
 import click
 
-from hpccluster.cli.output import progress, write_json
+from hpccluster.cli.output import note, progress, write_json
 from hpccluster.errors import ClusterClosed, ConfigError, LogsUnavailable, StartTimeout
 from hpccluster.head.directory import HEAD_LOG, PROGRAM_LOG, HeadRecord, is_alive, read_record
 
 LOOK_INTERVAL = 0.2
 """Seconds between looks at a file that grows; files on network file systems tell nobody that they do."""
+END_TIMEOUT = 60.0
+"""Seconds for a cluster to cancel its jobs after the end of its program, and to verify that."""
 ALIVE_INTERVAL = 5.0
 """Seconds between looks whether the head still lives, while its record says so."""
 
@@ -64,7 +66,7 @@ def wait_command(name: str, timeout: float | None) -> int:
     if record.program is None and record.state != "ended":
         raise ConfigError(f"cluster {name!r} has no program to wait for; it lives until: hpccluster down {name}")
     with progress(f"waiting for {name!r}"):
-        return program_exit_code(wait_for_program(directory, timeout))
+        return program_exit_code(wait_for_end(directory, wait_for_program(directory, timeout)))
 
 
 def _job_log(name: str, record: HeadRecord, directory: Path, job: str, tail: int | None) -> str:
@@ -118,6 +120,17 @@ def wait_for_program(directory: Path, timeout: float | None = None) -> HeadRecor
             raise StartTimeout(f"the program of {directory.name!r} has not ended within {timeout:g} s; it goes on")
         time.sleep(LOOK_INTERVAL)
     return watch.record
+
+
+def wait_for_end(directory: Path, record: HeadRecord) -> HeadRecord:
+    """The record once the cluster has gone after its program, so that its name is free; not longer than that may take."""
+    deadline = time.monotonic() + END_TIMEOUT
+    while record.state != "ended" and is_alive(record) and time.monotonic() < deadline:
+        time.sleep(LOOK_INTERVAL)
+        record = read_record(directory) or record
+    if record.unconfirmed:
+        note(f"warning: the end of these jobs of {record.name!r} was not confirmed: {', '.join(record.unconfirmed)}")
+    return record
 
 
 def program_exit_code(record: HeadRecord) -> int:

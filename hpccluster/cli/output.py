@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -61,24 +62,25 @@ def write_json(value: Any) -> None:
     say(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def write_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[str] = ()) -> None:
+def write_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[str] = (), right: Sequence[str] = ()
+) -> None:
     """Rows below titles. Columns that are empty throughout are left out; those in ``flexible`` give way, with an
-    ellipsis, where the terminal is too narrow."""
+    ellipsis, where the terminal is too narrow; those in ``right`` are numbers."""
     used = [number for number, _ in enumerate(titles) if any(row[number] for row in rows)]
     titles = [titles[number] for number in used]
     rows = [[row[number] for number in used] for row in rows]
     if not sys.stdout.isatty():
-        say(plain_table(titles, rows))
+        say(plain_table(titles, rows, right=right))
         return
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in titles:
-        if title in flexible:
-            table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=4)
-        else:
-            table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=_width(title, titles, rows))
+        width = 4 if title in flexible else _width(title, titles, rows)
+        side: Literal["left", "right"] = "right" if title in right else "left"
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, justify=side)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].partition(" ")[0], "")) for cell in row))
     console().print(table)
@@ -89,12 +91,16 @@ def _width(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return min(30, max(len(title), *(len(row[column]) for row in rows))) if rows else len(title)
 
 
-def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
     """Columns two blanks apart, for pipes."""
     lines = [titles, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for title, cell, width in zip(titles, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
     )
 
 
@@ -138,5 +144,6 @@ def write_error(error: BaseException) -> None:
         lines[0] += f" ({error.code})"
     if len(lines) > ERROR_LINES:
         lines = [*lines[: ERROR_LINES - 1], f"... {len(lines) - ERROR_LINES + 1} more lines with --debug"]
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    # None: as the terminal is
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=False if os.environ.get("NO_COLOR") else None)
     note("\n".join(lines))

@@ -65,7 +65,7 @@ def _write_one(facts: dict[str, Any]) -> None:
 
 def _outcome(facts: dict[str, Any]) -> str:
     program = facts["program"]
-    if program is not None and program["exit_code"] is not None and facts["ended"] is not None:
+    if program is not None and program["exit_code"] is not None:
         return f"{facts['state']}, exit code {program['exit_code']}"
     return str(facts["state"])
 

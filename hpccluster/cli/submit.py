@@ -15,7 +15,8 @@ import click
 
 from hpccluster.cli.description import Target, description_options
 from hpccluster.cli.output import note, progress, say, write_json
-from hpccluster.errors import ConfigError
+from hpccluster.config import ResolvedCluster
+from hpccluster.errors import ConfigError, SubmitRefused
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
 
 _PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
@@ -49,14 +50,19 @@ def submit_command(
     The program finds its cluster by itself: Client() without arguments. Program and cluster go on when you log out,
     and end together when the program ends. What it writes is kept: hpccluster logs NAME.
     """
+    from hpccluster.backend.refusal import with_origin
     from hpccluster.cluster.launch import start_head
 
     if jobs is not None and workers is not None:
         raise click.UsageError("--jobs and --workers exclude each other", click.get_current_context())
     size = {"jobs": jobs} if jobs is not None else {"workers": workers} if workers is not None else None
-    spec, python = make_program_spec(target, command, name=name, size=size)
-    with progress("starting the cluster"):
-        ready = start_head(spec, python=python).ready
+    resolved, python = resolve_program(target, command, name=name, size=size)
+    spec = make_program_spec(resolved, command)
+    try:
+        with progress("starting the cluster"):
+            ready = start_head(spec, python=python).ready
+    except SubmitRefused as error:
+        raise with_origin(error, resolved.origins) from error
     if as_json:
         write_json(
             {
@@ -75,13 +81,13 @@ def submit_command(
     return _stay(ready, follow=follow) if wait or follow else 0
 
 
-def make_program_spec(
+def resolve_program(
     target: Target, command: tuple[str, ...], *, name: str | None = None, size: dict[str, int] | None = None
-) -> tuple[HeadSpec, str]:
-    """The specification of a detached head that runs the command, and the interpreter that head and workers are to use
-    (empty for this one)."""
-    from hpccluster.cluster.describe import make_spec
+) -> tuple[ResolvedCluster, str]:
+    """The description of the program's cluster, and the interpreter for head and workers (empty for this one).
 
+    Raises `ConfigError` for a program that cannot be run.
+    """
     program = shutil.which(command[0])
     if program is None:
         raise ConfigError(f"cannot run {command[0]!r}: no such program")
@@ -89,6 +95,13 @@ def make_program_spec(
     resolved = target.resolve({"scale": size, "name": name})
     if python and "python" not in resolved.options:
         resolved = replace(resolved, options={**resolved.options, "python": python})
+    return resolved, python
+
+
+def make_program_spec(resolved: ResolvedCluster, command: tuple[str, ...]) -> HeadSpec:
+    """The specification of a detached head that runs the command."""
+    from hpccluster.cluster.describe import make_spec
+
     spec = make_spec(
         resolved,
         detached=True,
@@ -100,7 +113,7 @@ def make_program_spec(
         # A program beside which no worker is ever started would wait for ever.
         whole = ScaleRequest(cores=os.cpu_count()) if spec.backend == "local" else ScaleRequest(jobs=1)
         spec = replace(spec, scale=whole)
-    return spec, python
+    return spec
 
 
 def _interpreter(word: str, program: str) -> str:
@@ -132,7 +145,7 @@ def _tell(spec: HeadSpec, ready: HeadReady) -> None:
 
 def _stay(ready: HeadReady, *, follow: bool) -> int:
     """Wait for the program; its exit code."""
-    from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_program
+    from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_end, wait_for_program
     from hpccluster.head.directory import PROGRAM_LOG
 
     directory = Path(ready.directory)
@@ -142,6 +155,7 @@ def _stay(ready: HeadReady, *, follow: bool) -> int:
         else:
             with progress(f"waiting for {ready.name!r}"):
                 record = wait_for_program(directory)
+        record = wait_for_end(directory, record)
     except KeyboardInterrupt:
         note(f"{ready.name!r} goes on; stop it with: hpccluster down {ready.name}")
         raise

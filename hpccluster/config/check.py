@@ -39,6 +39,7 @@ _RENAMED = {
     "job_name": "name",
     "mem": "memory",
     "memory_limit": "memory",
+    "n_workers": "scale",
     "ncpus": "job_cpu",
     "partition": "queue",
     "time": "walltime",

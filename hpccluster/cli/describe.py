@@ -105,7 +105,8 @@ def validate_command(file: str | None) -> None:
                 problems += str(error).splitlines()
     if problems:
         raise ConfigError("\n".join(problems))
-    say(f"fine: {len(config.files)} files, sections {_listed(config.backends)}, clusters {_listed(config.clusters)}")
+    files = f"{len(config.files)} file{'' if len(config.files) == 1 else 's'}"
+    say(f"fine: {files}, sections {_listed(config.backends)}, clusters {_listed(config.clusters)}")
 
 
 def _listed(names: list[str]) -> str:

@@ -129,7 +129,7 @@ def _interpreter(word: str, program: str) -> str:
             f"the program's Python has no usable hpccluster: {last}\n"
             f"python:  {program}\nfix:     {program} -m pip install hpccluster, or name another Python"
         )
-    return program
+    return check.stdout.strip() or program
 
 
 def _tell(spec: HeadSpec, ready: HeadReady) -> None:

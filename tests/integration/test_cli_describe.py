@@ -43,7 +43,7 @@ def test_each_value_is_shown_with_its_origin(commands: Commands) -> None:
     assert values["files"] == [str(commands.directory / "hpccluster.yaml")]
     assert values["clusters"]["gpu"]["values"]["cores"] == {"value": 4, "origin": "$HPCCLUSTER_SLURM__CORES"}
     assert "# default" in commands.out("config", "show", "slurm", "--all")
-    assert commands.out("config", "validate").startswith("fine: 1 files")
+    assert commands.out("config", "validate").startswith("fine: 1 file,")
 
 
 def test_what_is_wrong_in_the_configuration_is_said_in_one_error(commands: Commands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -128,3 +129,13 @@ def test_the_demo_computes_and_cleans_up(commands: Commands) -> None:
     assert "\x1b" not in done.stdout + done.stderr
     wait_until_gone(commands.state)
     assert not list(commands.state.iterdir())
+
+
+def test_a_head_that_was_killed_is_said_to_be_lost(commands: Commands) -> None:
+    submit(commands, "--", sys.executable, "stays.py")
+    os.kill(json.loads(commands.out("status", "sweep", "--json"))["pid"], signal.SIGKILL)
+    wait_until(lambda: state_of(commands) == "lost", "the lost cluster")
+    for arguments in (["jobs", "sweep"], ["down", "sweep"], ["wait", "sweep"], ["logs", "-f", "sweep"]):
+        assert "is gone without a word" in commands.err(*arguments, code=5)
+    (commands.directory / "end").touch()
+    submit(commands, "--wait", "--", sys.executable, "program.py", "0")

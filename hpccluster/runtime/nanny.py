@@ -32,7 +32,7 @@ from hpccluster.protocol.messages import (
 from hpccluster.runtime.exits import EXIT_NO_HEAD, EXIT_REFUSED, EXIT_WORKERS_DIED, exit_code
 from hpccluster.runtime.forkserver import Exited, Forked, ForkServer
 from hpccluster.runtime.joining import find_scheduler, jitter
-from hpccluster.runtime.memory import OutOfMemoryCount, resident_bytes
+from hpccluster.runtime.memory import OutOfMemoryCount, look_at, resident_bytes
 from hpccluster.runtime.relay import StderrRelay
 from hpccluster.runtime.restarts import Restarts
 from hpccluster.runtime.settings import WorkerSettings
@@ -43,8 +43,10 @@ log = logging.getLogger("hpccluster.nanny")
 
 HEARTBEAT = 5.0
 FIRST_HEARTBEAT = 1.0
-MEMORY_WATCH = 0.5
-"""Seconds between two looks at the workers' memory."""
+WATCH = 0.5
+"""Seconds between two looks at the workers' memory and states."""
+STOPPED_LIMIT = 8.0
+"""Seconds that a worker may be stopped (SIGSTOP, not a debugger) while its nanny is not."""
 STOP_TIME = 1.0
 """Seconds that workers get to end when they have nothing to hand over."""
 SILENCE_LIMIT = 30.0
@@ -69,6 +71,8 @@ class _Seat:
     """0 where no process has the place."""
     relay: StderrRelay | None = None
     started: float = 0.0
+    stopped: float = 0.0
+    """Seconds for which it has been stopped."""
     cause: str = ""
     """Why we have killed it."""
     is_over: bool = False
@@ -140,8 +144,7 @@ class Nanny:
         for seat in self._seats:
             self._fork(seat, incarnation=0)
         self._loop.call_later(jitter(FIRST_HEARTBEAT), self._heartbeat)
-        if self._settings.memory_limit:
-            self._watch_memory()
+        self._loop.call_later(WATCH, self._watch)
 
     async def _end(self) -> None:
         with suppress(ValueError):
@@ -224,6 +227,7 @@ class Nanny:
             return
         seat.slots.reset(incarnation)
         seat.cause = ""
+        seat.stopped = 0.0
         seat.started = self._loop.time()
         relay = seat.relay = StderrRelay(self._forks.fork(seat.index, self._host))
         self._loop.add_reader(relay.fileno(), self._hear_stderr, relay)
@@ -318,20 +322,26 @@ class Nanny:
 
     # ------------------------------------------------------------------------------------------------ memory, the end
 
-    def _watch_memory(self) -> None:
-        """Over the job's limit the batch system would kill everything: the largest worker goes before that."""
-        self._loop.call_later(MEMORY_WATCH, self._watch_memory)
+    def _watch(self) -> None:
+        """A worker that is stopped holds its tasks for ever; one that grows would end the whole job."""
+        self._loop.call_later(WATCH, self._watch)
+        looks = [(*look_at(seat.pid), seat) for seat in self._seats if seat.pid]
+        for state, _, seat in looks:
+            seat.stopped = seat.stopped + WATCH if state == "T" else 0.0
+            if seat.stopped >= STOPPED_LIMIT:
+                self._kill_for(seat, f"killed by its nanny: it had been stopped (SIGSTOP) for {STOPPED_LIMIT:g} s")
         limit = self._settings.memory_limit
-        living = [(resident_bytes(seat.pid), seat) for seat in self._seats if seat.pid]
-        used = sum(size for size, _ in living)
-        if used <= limit or any(seat.cause for _, seat in living):
-            return
-        size, seat = max(living, key=lambda pair: pair[0])
-        seat.cause = (
-            f"killed by its nanny: out of memory, the job's workers used {format_bytes(used)} "
-            f"of {format_bytes(limit)}, this one {format_bytes(size)}"
-        )
-        self._forks.signal(seat.index, signal.SIGKILL)
+        used = sum(size for _, size, _ in looks)
+        if limit and used > limit and not any(seat.cause for _, _, seat in looks):
+            # The batch system would kill the whole job: the largest worker goes before that.
+            _, size, seat = max(looks, key=lambda look: look[1])
+            whole = f"the job's workers used {format_bytes(used)} of {format_bytes(limit)}"
+            self._kill_for(seat, f"killed by its nanny: out of memory, {whole}, this one {format_bytes(size)}")
+
+    def _kill_for(self, seat: _Seat, cause: str) -> None:
+        if not seat.cause:
+            seat.cause = cause
+            self._forks.signal(seat.index, signal.SIGKILL)
 
     def _told_to_end(self, name: str) -> None:
         if self._is_stopping:

@@ -1,8 +1,11 @@
 """The local backend: a job is a process group of this machine that runs the rendered ``local.sh``.
 
-Jobs never outlive the process that started them: their standard input is a pipe that only this process holds open, and the
-script ends its workers when the pipe ends. Ids are words of ours (``local-3``); a signal is only ever sent to a process
-that we have started and not yet reaped, whose number cannot belong to anybody else.
+Where that script would do nothing but start workers with this very interpreter, and there is a launcher, the workers'
+nanny is forked from it: the same command, without the shell and the start of an interpreter.
+
+Jobs never outlive the process that started them: the standard input of a script is a pipe that only this process holds
+open, and the script ends its workers when the pipe ends; the launcher ends with this process, and its nannies with it. Ids
+are words of ours (``local-3``).
 """
 
 from __future__ import annotations
@@ -14,20 +17,21 @@ import os
 import re
 import signal
 import socket
-import subprocess
+import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpccluster.backend.base import Backend
+from hpccluster.backend.base import Backend, JobLauncher
 from hpccluster.backend.runner import read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
 from hpccluster.errors import SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_local.options import LocalOptions
+from hpccluster_local.processes import ForkedProcess, JobProcess, ScriptProcess
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -36,6 +40,8 @@ TEMPLATE = "local.sh"
 GRACE = 5.0
 """Seconds between the request to end and the end by force."""
 
+_COMMAND = (sys.executable, "-m", "hpccluster.runtime")
+"""How a job's command begins that a launcher can take over: our own interpreter."""
 _ID = re.compile(r"local-[1-9][0-9]*")
 
 
@@ -43,9 +49,7 @@ _ID = re.compile(r"local-[1-9][0-9]*")
 class _Job:
     id: JobId
     name: JobName
-    process: subprocess.Popen[bytes]
-    """Leader of a session and process group. Reaped only in `LocalBackend._on_end`: until then its number is its own."""
-    script: Path
+    process: JobProcess = field(init=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     why: JobState | None = None
     """CANCELLED or TIMEOUT, when it was we who ended it."""
@@ -64,6 +68,10 @@ class LocalBackend(Backend):
         self._jobs: dict[JobId, _Job] = {}
         self._count = 0
         self._pipe: tuple[int, int] | None = None
+        self._launcher: JobLauncher | None = None
+
+    def use_launcher(self, launcher: JobLauncher) -> None:
+        self._launcher = launcher
 
     @functools.cached_property
     def _template(self) -> Template:
@@ -92,11 +100,11 @@ class LocalBackend(Backend):
         return render_template(self._template, context, source=self.options.template or TEMPLATE)
 
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
-        text = self.render(spec)
         self._count += 1
         job_id = JobId(f"local-{self._count}")
+        job = _Job(job_id, spec.name)
         try:
-            script, process = self._start(spec, text)
+            job.process = self._start(spec, functools.partial(self._on_end, job))
         except OSError as error:
             raise SubmitRefused(
                 f"this machine refused the job: {error.strerror or error}"
@@ -104,9 +112,7 @@ class LocalBackend(Backend):
                 code="HPC-SUBMIT-LOCAL",
                 details={"said": str(error)},
             ) from error
-        job = _Job(job_id, spec.name, process, script)
         self._jobs[job_id] = job
-        self._watch(job)
         if spec.walltime is not None:
             loop = asyncio.get_running_loop()
             job.timers.append(loop.call_later(spec.walltime, self._end, job, JobState.TIMEOUT))
@@ -150,8 +156,34 @@ class LocalBackend(Backend):
 
     # --------------------------------------------------------------------------------------------------------- processes
 
-    def _start(self, spec: JobSpec, text: str) -> tuple[Path, subprocess.Popen[bytes]]:
+    def _start(self, spec: JobSpec, on_end: Callable[[], None]) -> JobProcess:
         """Raises `OSError`; then nothing runs."""
+        arguments = None if self._launcher is None else self._worker_arguments(spec)
+        text = self.render(spec) if arguments is None else ""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        output = os.open(spec.log_path, flags, 0o600) if spec.log_path else os.open(os.devnull, os.O_WRONLY)
+        try:
+            if arguments is None or self._launcher is None:
+                return self._start_script(spec, text, output, on_end)
+            return ForkedProcess(
+                self._launcher,
+                arguments,
+                environment={"HPCCLUSTER_JOB": spec.name, **dict(spec.environment)},
+                output=output,
+                directory=spec.working_directory,
+                on_end=on_end,
+            )
+        finally:
+            os.close(output)
+
+    def _worker_arguments(self, spec: JobSpec) -> tuple[str, ...] | None:
+        """What a launcher needs to do the same as the job's script; None where only the script can."""
+        options = self.options
+        if options.template or options.job_script_prologue or options.job_script_epilogue:
+            return None
+        return spec.command[len(_COMMAND) :] if spec.command[: len(_COMMAND)] == _COMMAND else None
+
+    def _start_script(self, spec: JobSpec, text: str, output: int, on_end: Callable[[], None]) -> JobProcess:
         if self._pipe is None:
             self._pipe = os.pipe()
         directory = Path(spec.log_path).parent if spec.log_path else None
@@ -160,47 +192,16 @@ class LocalBackend(Backend):
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            output = os.open(spec.log_path, flags, 0o600) if spec.log_path else os.open(os.devnull, os.O_WRONLY)
-            try:
-                process = subprocess.Popen(
-                    ["/bin/sh", name],
-                    stdin=self._pipe[0],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=spec.working_directory or None,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(output)
+            return ScriptProcess(
+                script, stdin=self._pipe[0], output=output, directory=spec.working_directory, on_end=on_end
+            )
         except BaseException:
             script.unlink(missing_ok=True)
             raise
-        return script, process
-
-    def _watch(self, job: _Job) -> None:
-        """Call `_on_end` when the job's leader has ended, before it is reaped."""
-        loop = asyncio.get_running_loop()
-        if hasattr(os, "pidfd_open"):
-            descriptor = os.pidfd_open(job.process.pid)
-
-            def ended() -> None:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
-                self._on_end(job)
-
-            loop.add_reader(descriptor, ended)
-        else:
-            # no such thing outside of Linux: a thread waits, and what the job left behind is left to its nanny
-            loop.run_in_executor(None, job.process.wait).add_done_callback(lambda _: self._on_end(job))
 
     def _on_end(self, job: _Job) -> None:
-        # the leader is not reaped yet, so that the number of its group is still its own: end what it left behind
-        self._signal(job, signal.SIGKILL)
-        job.process.wait()
         for timer in job.timers:
             timer.cancel()
-        job.script.unlink(missing_ok=True)
         job.ended.set()
 
     def _end(self, job: _Job, why: JobState) -> None:
@@ -208,14 +209,9 @@ class LocalBackend(Backend):
         if job.ended.is_set() or job.why is not None:
             return
         job.why = why
-        self._signal(job, signal.SIGTERM)
+        job.process.signal(signal.SIGTERM)
         loop = asyncio.get_running_loop()
-        job.timers.append(loop.call_later(self.grace, self._signal, job, signal.SIGKILL))
-
-    def _signal(self, job: _Job, number: signal.Signals) -> None:
-        if job.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(job.process.pid, number)
+        job.timers.append(loop.call_later(self.grace, job.process.signal, signal.SIGKILL))
 
     def _status(self, job_id: JobId) -> JobStatus:
         job = self._jobs.get(job_id)
@@ -224,7 +220,7 @@ class LocalBackend(Backend):
         node = socket.gethostname()
         if not job.ended.is_set():
             return JobStatus(id=job_id, state=JobState.RUNNING, name=job.name, raw_state="running", node=node)
-        code = job.process.returncode
+        code = job.process.returncode or 0
         state = job.why or (JobState.COMPLETED if code == 0 else JobState.FAILED)
         return JobStatus(
             id=job_id,

@@ -7,9 +7,9 @@ Every method's docstring says what holds after success, after an error and after
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobStatus
@@ -17,6 +17,31 @@ from hpccluster.job import CancelReport, JobSpec, JobStatus
 CredentialWay = Literal["shared", "stdin", "inline"]
 """How a job gets the credential of its workers: a file that the nodes can read, over standard input, or inside the
 submitted text."""
+
+
+class JobLauncher(Protocol):
+    """Starts local jobs without the start of an interpreter: `hpccluster.runtime.launcher.Launcher`."""
+
+    def launch(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: str,
+        log: int,
+        on_end: Callable[[], None],
+    ) -> LaunchedJob:
+        """Run ``python -m hpccluster.runtime`` with these arguments. Raises `OSError`."""
+
+    def signal(self, launched: Any, number: int) -> None:
+        """Signal its leader, if it lives. What it has started ends with it."""
+
+
+class LaunchedJob(Protocol):
+    """A job that was started by a launcher."""
+
+    exit_code: int | None
+    signal: int | None
 
 
 class Backend(ABC):
@@ -29,6 +54,9 @@ class Backend(ABC):
 
     poll_interval: float = 5.0
     """Seconds between polls while something can change: what this system and its admins can bear."""
+
+    def use_launcher(self, launcher: JobLauncher) -> None:
+        """Jobs may be started by this; only said to a backend that ``runs_here``. May be ignored."""
 
     @abstractmethod
     def render(self, spec: JobSpec) -> str:

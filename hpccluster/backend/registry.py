@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 from dataclasses import dataclass
 
 from hpccluster.backend.base import BackendPlugin
@@ -86,8 +85,10 @@ def list_plugins() -> list[ListedPlugin]:
 
 def _offers() -> dict[str, list[tuple[str, str]]]:
     """Per name, who offers it by entry point (distribution, target); our own entry points are in the table already."""
+    from importlib import metadata
+
     offers: dict[str, list[tuple[str, str]]] = {}
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in metadata.entry_points(group=GROUP):
         distribution = point.dist.name if point.dist is not None else "an unknown distribution"
         if distribution == _DISTRIBUTION and point.name in BUILT_IN:
             continue

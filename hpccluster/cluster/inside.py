@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Collection
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
 from typing import ClassVar, Self
 
 import msgspec
@@ -21,6 +22,7 @@ from hpccluster.comm.connection_file import ConnectionFile
 from hpccluster.comm.tls import Security
 from hpccluster.errors import HpcClusterError, SubmitRefused
 from hpccluster.fleet.values import CloseReport
+from hpccluster.head.backing import make_backend
 from hpccluster.head.server import Head
 from hpccluster.head.spec import HeadReady, HeadSpec
 from hpccluster.ids import JobId, JobName
@@ -39,7 +41,7 @@ class InsideBackend(Backend):
     poll_interval = 0.5
 
     def __init__(self) -> None:
-        self._jobs: dict[JobId, tuple[JobName, list[Worker]]] = {}
+        self._jobs: dict[JobId, tuple[JobName, dict[Worker, asyncio.Task[None]]]] = {}
         self._count = 0
 
     def render(self, spec: JobSpec) -> str:
@@ -59,13 +61,13 @@ class InsideBackend(Backend):
         )
         self._count += 1
         job = JobId(f"inside-{self._count}")
-        workers: list[Worker] = []
+        workers: dict[Worker, asyncio.Task[None]] = {}
         self._jobs[job] = (spec.name, workers)
         try:
             for index in range(spec.resources.processes):
                 worker = Worker(settings, security, name=f"{spec.name}-{index}", addresses=file.addresses)
                 await worker.start()
-                workers.append(worker)
+                workers[worker] = asyncio.create_task(_see_to_its_end(worker))
         except HpcClusterError as error:
             await self._end(job)
             raise SubmitRefused(f"a worker could not start: {error}") from error
@@ -89,14 +91,23 @@ class InsideBackend(Backend):
         return ""
 
     def _status(self, job: JobId) -> JobStatus:
-        if job not in self._jobs:
-            return JobStatus(id=job, state=JobState.CANCELLED)
-        return JobStatus(id=job, state=JobState.RUNNING, name=self._jobs[job][0])
+        name, workers = self._jobs.get(job, (JobName(""), {}))
+        lives = any(not life.done() for life in workers.values())
+        state = JobState.RUNNING if lives else JobState.COMPLETED if workers else JobState.CANCELLED
+        return JobStatus(id=job, state=state, name=name)
 
     async def _end(self, job: JobId) -> None:
-        _, workers = self._jobs.pop(job, ("", []))
-        for worker in workers:
+        _, workers = self._jobs.pop(job, (JobName(""), {}))
+        for worker, life in workers.items():
             await worker.close()
+            await life
+
+
+async def _see_to_its_end(worker: Worker) -> None:
+    """A worker that is told to leave, or has lost its scheduler, is closed: what the end of its process would do."""
+    with suppress(HpcClusterError):
+        await worker.ended()
+    await worker.close()
 
 
 class InsideHead:
@@ -110,7 +121,8 @@ class InsideHead:
         self._serving: Future[CloseReport] = asyncio.run_coroutine_threadsafe(self._head.serve(), sync.loop())
 
     async def _start(self, spec: HeadSpec) -> None:
-        self._head = Head(spec, InsideBackend())
+        options, _ = make_backend(spec)
+        self._head = Head(spec, options, InsideBackend())
         self._head.claim()
         self.ready = await self._head.start()
 

@@ -71,6 +71,12 @@ class Engine(ABC):
         After an error or cancellation some may be gone; none has been lost with data that others do not have.
         """
 
+    def dismiss(self, reason: str) -> None:
+        """Have all workers end at once, whatever they do; nothing is handed over, and nobody waits for it. May do nothing.
+
+        Said when the cluster goes down, before its jobs are cancelled.
+        """
+
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
         """The workers that are connected now."""

@@ -58,6 +58,9 @@ class NativeEngine(Engine):
             self.scheduler.retire(names)
             await left.wait()
 
+    def dismiss(self, reason: str) -> None:
+        self.scheduler.dismiss(reason)
+
     def workers(self) -> list[WorkerInfo]:
         return [_info(worker) for worker in self.scheduler.state.workers.values()]
 

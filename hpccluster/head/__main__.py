@@ -11,10 +11,12 @@ import gc
 import logging
 import os
 import resource
+import select
 import signal
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # A short-lived burst of imports makes no garbage that is worth looking for.
 gc.disable()
@@ -22,7 +24,12 @@ gc.disable()
 from hpccluster.errors import HpcClusterError  # noqa: E402
 from hpccluster.head.spec import HeadFailed, HeadReady, HeadSpec, decode_spec, encode_line  # noqa: E402
 
+if TYPE_CHECKING:
+    from hpccluster.backend.base import Backend
+    from hpccluster.backend.options import JobOptions
+
 SPEC_LIMIT = 16 * 1024 * 1024
+FILE_LIMIT = 65536
 EXIT_FAILED = 1
 
 
@@ -33,10 +40,8 @@ def main() -> int:
     pipe = os.dup(0)  # the copies are not inherited by what we start
     _point_at(Path(os.devnull), 0, os.O_RDONLY)
     os.dup2(2, 1)
-    # What takes long is done while whoever started us still thinks about the specification.
-    import hpccluster.comm.authority
-    import hpccluster.head.server  # noqa: F401
-
+    if not select.select([pipe], [], [], 0)[0]:
+        _load()  # while whoever started us still thinks about the specification
     line = _read_line(pipe)
     if not line:
         return 0  # it was thought better of
@@ -47,17 +52,34 @@ def main() -> int:
         return EXIT_FAILED
 
 
+def _load() -> None:
+    """Import what takes long."""
+    import hpccluster.comm.authority
+    import hpccluster.head.server  # noqa: F401
+
+
 def _run(spec: HeadSpec, pipe: int, owner: int, answer: int) -> int:
+    from hpccluster.head.backing import make_backend
     from hpccluster.runtime.sync import new_loop
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_serve(spec, pipe, owner, answer))
+    options, backend = make_backend(spec)
+    with ExitStack() as ending:
+        if backend.runs_here:
+            # Forked before there are threads or a loop; it loads what nannies need while we load what a head needs.
+            from hpccluster.runtime.launcher import Launcher
+
+            launcher = Launcher.start(close=(pipe, answer))
+            ending.callback(launcher.close)
+            backend.use_launcher(launcher)
+        _load()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(_serve(spec, options, backend, pipe=pipe, owner=owner, answer=answer))
 
 
-async def _serve(spec: HeadSpec, pipe: int, owner: int, answer: int) -> int:
+async def _serve(spec: HeadSpec, options: JobOptions, backend: Backend, *, pipe: int, owner: int, answer: int) -> int:
     from hpccluster.head.server import Head
 
-    head = Head(spec)
+    head = Head(spec, options, backend)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, head.request_end, f"it got {number.name}")
@@ -115,9 +137,10 @@ def _point_at(path: Path, number: int, flags: int) -> None:
 def _raise_file_limit() -> None:
     """A thousand workers are a thousand descriptors; the soft limit of most systems is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    wanted = FILE_LIMIT if hard == resource.RLIM_INFINITY else min(hard, FILE_LIMIT)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.batch import JobOptions, build_options, job_comment, log_directory, make_job_spec, resources_of
-from hpccluster.backend.registry import get_plugin
+from hpccluster.backend.batch import JobOptions, job_comment, log_directory, make_job_spec, resources_of
 from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
 from hpccluster.comm.tls import Security
 from hpccluster.engine.native import NativeEngine
@@ -58,15 +57,12 @@ PLAIN_LIFETIME = timedelta(days=90)
 class Head:
     """One cluster. `start`, then `serve` until it is over; after a failed `start`, nothing is left."""
 
-    def __init__(self, spec: HeadSpec, backend: Backend | None = None) -> None:
-        """``backend`` stands in for the one that the specification names. Raises `ConfigError`, `BackendNotFound`."""
+    def __init__(self, spec: HeadSpec, options: JobOptions, backend: Backend) -> None:
         self.spec = spec
         self.id = uuid.uuid4().hex
-        self._parent = Path(spec.state_directory) if spec.state_directory else None
-        plugin = get_plugin(spec.backend)
-        self.options: JobOptions = build_options(plugin.options_type, spec.options)
-        self.resources = resources_of(self.options)
-        self.backend: Backend = backend or plugin.make_backend(self.options)
+        self.options = options
+        self.backend = backend
+        self.resources = resources_of(options)
         self.lease = Lease(spec.linger, self.request_end)
         self.directory: ClusterDirectory
         self.scheduler: Scheduler
@@ -100,7 +96,9 @@ class Head:
             created=time.time(),
             detached=self.spec.detached,
         )
-        self.directory = ClusterDirectory.claim(self._parent or state_directory(), record)
+        self.directory = ClusterDirectory.claim(
+            Path(self.spec.state_directory) if self.spec.state_directory else state_directory(), record
+        )
         return self.directory
 
     async def start(self) -> HeadReady:
@@ -279,6 +277,7 @@ class Head:
             self.directory.update(state="closing", reason=self._reason)
             if self.program is not None:
                 await self.program.end(PROGRAM_GRACE)
+        self.engine.dismiss(self._reason)
         report = await self.fleet.close(self._limit)
         self._report.set_result(report)
         if self._asked:

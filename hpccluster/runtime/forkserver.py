@@ -29,15 +29,16 @@ from hpccluster.runtime.exits import EXIT_BUG
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), from <linux/prctl.h>."""
-_REQUEST_SIZE = 4096
+REQUEST_LIMIT = 64 * 1024
+"""Bytes of one request or report: each is one packet."""
 
 
 class ForkWorker(Struct, tag=True, array_like=True):
     """Fork worker ``index``; the write end of its stderr comes with the request. Answered by `Forked`."""
 
     index: int
-    host: str
-    """The address on which it listens for other workers."""
+    argument: str
+    """What it is told: for a worker, the address on which it listens for others."""
 
 
 class SignalWorker(Struct, tag=True, array_like=True):
@@ -103,15 +104,19 @@ class ForkServer:
         """For `loop.add_reader`."""
         return self._connection.fileno()
 
-    def fork(self, index: int, host: str) -> int:
+    def fork(self, index: int, argument: str) -> int:
         """Ask for worker ``index``; returns the read end of its stderr, which does not block."""
         read, write = os.pipe()
         os.set_blocking(read, False)
         try:
-            self._send(ForkWorker(index, host), write)
+            self.fork_onto(index, argument, write)
         finally:
             os.close(write)
         return read
+
+    def fork_onto(self, index: int, argument: str, stderr: int) -> None:
+        """Ask for worker ``index``, which writes its stderr to this descriptor. The caller closes it."""
+        self._send(ForkWorker(index, argument), stderr)
 
     def signal(self, index: int, number: int) -> None:
         """Signal worker ``index``, if it lives."""
@@ -122,7 +127,7 @@ class ForkServer:
         found: list[Report] = []
         while True:
             try:
-                data = self._connection.recv(_REQUEST_SIZE)
+                data = self._connection.recv(REQUEST_LIMIT)
             except BlockingIOError:
                 return found
             except ConnectionError:
@@ -182,19 +187,19 @@ class _Server:
                 os.kill(pid, signal.SIGKILL)
 
     def _take_request(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._connection, _REQUEST_SIZE, 1)
+        data, descriptors, _, _ = socket.recv_fds(self._connection, REQUEST_LIMIT, 1)
         if not data:
             return False
         match _requests.decode(data):
-            case ForkWorker(index, host):
-                self._fork(index, host, descriptors[0])
+            case ForkWorker(index, argument):
+                self._fork(index, argument, descriptors[0])
             case SignalWorker(index, number):
                 for pid, known in self._workers.items():
                     if known == index:
                         os.kill(pid, number)  # not buried yet, so that the id cannot be another's
         return True
 
-    def _fork(self, index: int, host: str, stderr: int) -> None:
+    def _fork(self, index: int, argument: str, stderr: int) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -202,12 +207,12 @@ class _Server:
             os.close(stderr)
             return
         if pid == 0:
-            self._be_worker(index, host, stderr)
+            self._be_worker(index, argument, stderr)
         os.close(stderr)
         self._workers[pid] = index
         self._report(Forked(index, pid))
 
-    def _be_worker(self, index: int, host: str, stderr: int) -> NoReturn:
+    def _be_worker(self, index: int, argument: str, stderr: int) -> NoReturn:
         """Never returns, whatever happens."""
         try:
             parent = os.getppid()
@@ -221,7 +226,7 @@ class _Server:
                 os.close(descriptor)
             self._connection.close()
             faulthandler.enable()
-            self._become(index, host, self._lifeline)
+            self._become(index, argument, self._lifeline)
         except BaseException:  # noqa: BLE001 - the top of a process: it is shown, and the process ends
             sys.excepthook(*sys.exc_info())
         finally:

@@ -130,6 +130,11 @@ class Scheduler:
         """Begin to send these workers home; `on_worker` tells when each is gone."""
         self._feed(FLEET, [RetireWorkers(workers)])
 
+    def dismiss(self, reason: str) -> None:
+        """Tell all nannies to end their workers at once."""
+        for name in self.state.nannies:
+            self._channels[name].send(StopWorkers(reason))
+
     async def close(self, reason: str = "the cluster has closed") -> None:
         """Send everybody home and stop listening. Idempotent, bounded."""
         if self._closing:

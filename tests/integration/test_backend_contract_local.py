@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from hpccluster.job import JobState
 from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
+from hpccluster_local.processes import ScriptProcess
 from support.deadline import wait_until
 
 
@@ -44,7 +47,9 @@ class TestLocalBackend(BackendContract):
 
     async def submitted_text(self, backend: Backend, job: JobId) -> str:
         assert isinstance(backend, LocalBackend)
-        return backend._jobs[job].script.read_text()
+        process = backend._jobs[job].process
+        assert isinstance(process, ScriptProcess)
+        return process.script.read_text()
 
     def test_job_reaches_its_walltime(self, backend: Backend, directory: Path) -> None:
         async def scenario(backend: Backend) -> None:
@@ -97,6 +102,7 @@ from pathlib import Path
 from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
+from hpccluster_local.processes import ScriptProcess
 
 async def main():
     backend = LocalBackend(LocalOptions())
@@ -138,8 +144,10 @@ def test_exit_code_survives_signals_to_the_job(tmp_path: Path) -> None:
         job = await backend.submit(spec)
         await contract.until_log(backend, job, spec, "ready")
         process = backend._jobs[job].process
+        assert isinstance(process, ScriptProcess)
         for _ in range(12):
-            process.terminate()
+            if process.returncode is None:
+                os.kill(process.pid, signal.SIGTERM)
             await asyncio.sleep(0.1)
         status = await contract.until_state(backend, job, JobState.FAILED)
         assert status.exit_code == 9

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +31,12 @@ _PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
 )
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Start with N workers.")
 @click.option(
-    "--wait", is_flag=True, help="Until it has ended; the exit code is the program's, 125 for a failure of ours."
+    "--wait",
+    "--follow",
+    "wait",
+    is_flag=True,
+    help="Until it has ended, showing what it writes; the exit code is the program's, 125 for a failure of ours.",
 )
-@click.option("--follow", is_flag=True, help="Like --wait, and show what the program writes.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 def submit_command(
@@ -41,7 +45,6 @@ def submit_command(
     jobs: int | None,
     workers: int | None,
     wait: bool,
-    follow: bool,
     as_json: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -76,9 +79,10 @@ def submit_command(
                 "plan": ready.plan,
             }
         )
-    elif not follow:
-        _tell(spec, ready)
-    return _stay(ready, follow=follow) if wait or follow else 0
+    else:
+        # Standard output belongs to the program where it is shown.
+        _tell(spec, ready, note if wait else say)
+    return _stay(ready, show=not as_json) if wait else 0
 
 
 def resolve_program(
@@ -132,25 +136,25 @@ def _interpreter(word: str, program: str) -> str:
     return check.stdout.strip() or program
 
 
-def _tell(spec: HeadSpec, ready: HeadReady) -> None:
+def _tell(spec: HeadSpec, ready: HeadReady, tell: Callable[[str], None]) -> None:
     from hpccluster.cli.cluster import format_plan
 
     host, name = socket.gethostname(), ready.name
-    say(f"submitted {name!r}   program and head: here ({host}, process {ready.pid}), jobs: {spec.backend}")
+    tell(f"submitted {name!r}   program and head: here ({host}, process {ready.pid}), jobs: {spec.backend}")
     if ready.plan is not None:
-        say(f"  {format_plan(ready.plan)}")
-    say(f"  follow: hpccluster logs -f {name}     state: hpccluster status {name}     stop: hpccluster down {name}")
-    say(f"  survives logout; a restart of {host}, or its limits on long-running processes, would end it")
+        tell(f"  {format_plan(ready.plan)}")
+    tell(f"  follow: hpccluster logs -f {name}     state: hpccluster status {name}     stop: hpccluster down {name}")
+    tell(f"  survives logout; a restart of {host}, or its limits on long-running processes, would end it")
 
 
-def _stay(ready: HeadReady, *, follow: bool) -> int:
+def _stay(ready: HeadReady, *, show: bool) -> int:
     """Wait for the program; its exit code."""
     from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_end, wait_for_program
     from hpccluster.head.directory import PROGRAM_LOG
 
     directory = Path(ready.directory)
     try:
-        if follow:
+        if show:
             record = follow_file(directory / PROGRAM_LOG, directory)
         else:
             with progress(f"waiting for {ready.name!r}"):

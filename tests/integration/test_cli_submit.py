@@ -51,7 +51,11 @@ def state_of(commands: Commands, name: str = "sweep") -> str:
 
 
 def test_a_program_finds_its_cluster_and_keeps_its_exit_code(commands: Commands) -> None:
-    said = submit(commands, "--wait", "--", sys.executable, "program.py", "3", code=3)
+    waited = commands.run(
+        "submit", "--name", "sweep", "--workers", "1", "--wait", "--", sys.executable, "program.py", "3", code=3
+    )
+    assert waited.stdout == "sum 25\n"  # stdout is the program's
+    said = waited.stderr
     assert said.startswith("submitted 'sweep'   program and head: here (")
     for verb in ("logs -f", "status", "down"):
         assert f"hpccluster {verb} sweep" in said
@@ -65,10 +69,6 @@ def test_a_program_finds_its_cluster_and_keeps_its_exit_code(commands: Commands)
     assert "finished, exit code 3" in commands.out("status")
     assert "has ended" in commands.err("jobs", "sweep", code=5)
     assert "has ended" in commands.err("down", "sweep", code=5)
-
-
-def test_follow_shows_what_the_program_writes(commands: Commands) -> None:
-    assert submit(commands, "--follow", "--", sys.executable, "program.py", "0") == "sum 25\n"
 
 
 def test_a_running_program_is_looked_at_and_stopped(commands: Commands) -> None:

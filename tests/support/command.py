@@ -31,10 +31,10 @@ class Commands:
 
     @classmethod
     def below(cls, path: Path) -> Commands:
-        made = [path / name for name in ("home", "state", "work")]
-        for folder in made:
+        home, state, work = (path / name for name in ("home", "state", "work"))
+        for folder in (home, state, work):
             folder.mkdir(mode=0o700, parents=True)
-        return cls(*made)
+        return cls(home, state, work)
 
     def variables(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HPCCLUSTER_", "XDG_")) and k != "NO_COLOR"}

@@ -27,14 +27,14 @@ _ADJECTIVES = (
     "merry mild neat nimble noble placid plucky polite prime proud quick quiet rapid ready royal sage serene "
     "sharp shiny silver simple smooth snappy solar solid spry steady stout sunny sure swift tidy trim true vivid "
     "warm wise witty young zesty "
-).split()  # noqa: SIM905 - words, not a list of quotes
+).split()
 _ANIMALS = (
     "badger beaver bison bobcat camel crane crow deer dingo dove eagle egret falcon ferret finch fox gecko gull "
     "hare hawk heron ibex ibis jackal jay kestrel kite koala lark lemur lion lizard llama lynx marten mole moose "
     "newt ocelot orca osprey otter owl panda parrot pelican pony puffin puma quail rabbit raven robin salmon seal "
     "shrew skunk sparrow squid stork swan tapir tern tiger toad trout turtle viper vole walrus weasel whale wolf "
     "wombat wren yak zebra "
-).split()  # noqa: SIM905
+).split()
 
 
 def make_cluster_name(choose: Callable[[Sequence[str]], str]) -> ClusterName:

@@ -93,6 +93,8 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
 def dump_frames(value: Any) -> list[bytes | memoryview]:
     """Pickle with buffers out of band: the pickle and then each buffer, uncopied."""
     buffers: list[pickle.PickleBuffer] = []
+    if type(value) in _FLAT and len(value) >= _FLAT_LIMIT:
+        value = _Flat(value)
     try:
         head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         by_name = b"__main__" in head
@@ -105,6 +107,22 @@ def dump_frames(value: Any) -> list[bytes | memoryview]:
         return [head, *(buffer.raw() for buffer in buffers)]
     except BufferError:  # not contiguous: in band then
         return [dumps(value)]
+
+
+class _Flat:
+    """Stands for large bytes, which pickle would copy into its own output."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes | bytearray) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[type, tuple[pickle.PickleBuffer]]:
+        return type(self.value), (pickle.PickleBuffer(self.value),)
+
+
+_FLAT = (bytes, bytearray)
+_FLAT_LIMIT = 64 * 1024
 
 
 def load_frames(frames: Sequence[bytes | bytearray | memoryview]) -> Any:

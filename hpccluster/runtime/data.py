@@ -17,6 +17,7 @@ from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, PeerLost, RemoteProtocolError, ResultLost
 from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, Hello, PushData, Role
 from hpccluster.protocol.payload import dump_frames, load_frames
+from hpccluster.runtime.results import array_size
 
 Frame: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = Sequence[Frame]
@@ -100,8 +101,8 @@ class DataStore:
             return None
         if entry.frames is not None:
             return entry.frames
-        if entry.size <= THREAD_SIZE or hasattr(entry.value, "dtype"):
-            return dump_frames(entry.value)
+        if entry.size <= THREAD_SIZE or type(entry.value) in (bytes, bytearray) or array_size(entry.value):
+            return dump_frames(entry.value)  # nothing is copied
         return await asyncio.to_thread(dump_frames, entry.value)
 
 
@@ -276,7 +277,7 @@ class DataFetcher:
 
 
 async def _load(frames: Frames) -> Any:
-    """Small in-band pickles at once; what takes long, in a thread."""
-    if memoryview(frames[0]).nbytes <= THREAD_SIZE:
+    """Small values at once; what may take long (if only to copy bytes), in a thread."""
+    if frames_size(frames) <= THREAD_SIZE:
         return load_frames(frames)
     return await asyncio.to_thread(load_frames, frames)

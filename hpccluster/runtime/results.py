@@ -26,7 +26,7 @@ def dump_result(value: Any) -> Outcome:
     if kind in _SCALARS or (kind in _FLAT and len(value) < INLINE_LIMIT):
         body = _dumps(value, 5)
         return (body, len(body), None) if len(body) <= INLINE_LIMIT else (None, len(body), value)
-    size = len(value) if kind in _FLAT else _array_size(value)
+    size = len(value) if kind in _FLAT else array_size(value)
     if size > INLINE_LIMIT:
         return None, size, value
     buffers: list[pickle.PickleBuffer] = []
@@ -48,7 +48,7 @@ def _dump_the_long_way(value: Any) -> Outcome:
     return body, len(body), None
 
 
-def _array_size(value: Any) -> int:
+def array_size(value: Any) -> int:
     """The size of an array that is sure to be picklable; 0 where only pickling tells."""
     kind = type(value)
     if kind.__name__ != "ndarray" or kind.__module__ != "numpy":

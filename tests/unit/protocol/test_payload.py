@@ -57,6 +57,17 @@ def test_buffers_travel_out_of_band_and_are_not_copied() -> None:
     assert np.shares_memory(value["x"], np.frombuffer(received[1], dtype=array.dtype))
 
 
+@pytest.mark.parametrize("value", [bytes(100_000), bytearray(b"x" * 100_000), b"__main__" * 20_000])
+def test_large_bytes_travel_out_of_band(value: bytes | bytearray) -> None:
+    frames = payload.dump_frames(value)
+    assert len(frames) == 2
+    assert len(frames[0]) < 100
+    assert np.shares_memory(np.frombuffer(frames[1], dtype=np.uint8), np.frombuffer(value, dtype=np.uint8))
+    again = payload.load_frames([bytearray(frame) for frame in frames])
+    assert type(again) is type(value)
+    assert again == value
+
+
 def test_arrays_that_are_not_contiguous_travel_in_band() -> None:
     array = np.arange(1000).reshape(10, 100)[:, ::3]
     assert np.array_equal(payload.load_frames(payload.dump_frames(array)), array)

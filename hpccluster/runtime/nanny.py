@@ -50,6 +50,8 @@ STOPPED_LIMIT = 8.0
 STOP_TIME = 1.0
 """Seconds that workers get to end when they have nothing to hand over."""
 SILENCE_LIMIT = 30.0
+IMPATIENCE = 0.3
+"""Seconds after which another Ctrl-C is one of its own."""
 FAREWELL_TIME = 0.5
 """Seconds between the end of the workers' grace and their being killed."""
 
@@ -105,6 +107,7 @@ class Nanny:
         self._channel: Channel | None = None
         self._unsent: list[WorkerExited] = []
         self._is_stopping = False
+        self._stopped_at = 0.0
         self._code: int | None = None
         self._out_of_memory = OutOfMemoryCount()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -269,7 +272,7 @@ class Nanny:
         self._over.set()
 
     def _exited(self, seat: _Seat, report: Exited) -> None:
-        expected = self._is_stopping or (seat.slots.phase is WorkerPhase.ENDING and report.exit_code == 0)
+        expected = self._is_stopping or (seat.slots.phase >= WorkerPhase.ENDING and report.exit_code == 0)
         if expected or report.exit_code in (EXIT_NO_HEAD, EXIT_REFUSED):
             self._take_note(seat, report, expected=expected, restarting=False)
             self._close_seat(seat, 0 if expected else report.exit_code or 0)
@@ -345,7 +348,9 @@ class Nanny:
 
     def _told_to_end(self, name: str) -> None:
         if self._is_stopping:
-            self._kill()
+            # A second Ctrl-C is impatience; any other signal may just come twice, from a job script and its system.
+            if name == "SIGINT" and self._loop.time() - self._stopped_at > IMPATIENCE:
+                self._kill()
             return
         log.info("nanny %s  got %s: its workers hand over and end", self._name, name)
         self._stop(hand_over=True)
@@ -355,10 +360,11 @@ class Nanny:
         if self._is_stopping:
             return
         self._is_stopping = True
+        self._stopped_at = self._loop.time()
         for seat in self._seats:
             if seat.pid:
                 if not hand_over:
-                    seat.slots.phase = WorkerPhase.ENDING
+                    seat.slots.phase = WorkerPhase.DISMISSED
                 self._forks.signal(seat.index, signal.SIGTERM)
             elif seat.relay is None:
                 self._close_seat(seat, 0)

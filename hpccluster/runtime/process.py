@@ -75,8 +75,13 @@ async def _live(worker: Worker, *, quiet: bool) -> int:
     loop = asyncio.get_running_loop()
     starting = loop.create_task(worker.start())
 
+    signals: list[str] = []
+
     def told_to_end(name: str) -> None:
-        worker.leave(name) if starting.done() else starting.cancel()
+        # A second Ctrl-C is impatience; whether a nanny's workers end at once is for the nanny to say.
+        impatient = not quiet and name == "SIGINT" and bool(signals)
+        signals.append(name)
+        worker.leave(name, at_once=impatient) if starting.done() else starting.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, told_to_end, number.name)

@@ -25,6 +25,8 @@ class WorkerPhase(IntEnum):
     """It has been registered at least once."""
     ENDING = 2
     """It ends because it was told to, or has asked to."""
+    DISMISSED = 3
+    """Its nanny wants it to end at once: there is nobody to hand anything over to."""
 
 
 class WorkerSlots:

@@ -126,10 +126,16 @@ class Worker:
         """
         return await asyncio.shield(self._ended)
 
-    def leave(self, reason: str) -> None:
-        """Hand over and end, within the settings' ``grace``. What was not handed over in that time is lost."""
-        if self._channel is None or self._slots.phase is not WorkerPhase.REGISTERED:
-            self._end(reason)  # nobody to hand anything over to
+    def leave(self, reason: str, *, at_once: bool = False) -> None:
+        """Hand over and end, within the settings' ``grace``. What was not handed over in that time is lost.
+
+        Asking again changes nothing (a batch system may signal a job's every process, and its nanny, too), but
+        ``at_once`` hands nothing over.
+        """
+        if at_once or self._channel is None or self._slots.phase is WorkerPhase.DISMISSED:
+            self._end(reason)
+            return
+        if self._slots.phase is WorkerPhase.ENDING:
             return
         self._slots.phase = WorkerPhase.ENDING
         self._reason = reason
@@ -209,7 +215,7 @@ class Worker:
         self._channel = None
         if error is None:
             self._end("the cluster has closed")
-        elif self._slots.phase is WorkerPhase.ENDING:
+        elif self._slots.phase is not WorkerPhase.REGISTERED:
             self._end(self._reason)
         else:
             log.warning("worker %s  lost its scheduler: %s", self.name, error)
@@ -328,7 +334,8 @@ class Worker:
         return asyncio.get_running_loop().time()
 
     def _end(self, reason: str) -> None:
-        self._slots.phase = WorkerPhase.ENDING
+        if self._slots.phase is not WorkerPhase.DISMISSED:
+            self._slots.phase = WorkerPhase.ENDING
         if not self._ended.done():
             self._ended.set_result(reason)
 

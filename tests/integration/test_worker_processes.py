@@ -27,6 +27,7 @@ from hpccluster.protocol.messages import (
     WorkerExited,
 )
 from hpccluster.protocol.payload import collect
+from hpccluster.runtime.nanny import IMPATIENCE
 from support.scripted_scheduler import Credentials
 from support.worker_processes import Job, Site, site, until_gone
 
@@ -250,11 +251,29 @@ class TestEnds:
 
         play(scene)
 
-    def test_a_second_signal_does_not_wait(self, play: Play) -> None:
+    def test_a_signal_to_every_process_of_the_job_is_one_signal(self, play: Play) -> None:
+        async def scene(site: Site) -> None:
+            job, nanny, worker = await site.job()
+            for process in job.family():
+                process.send_signal(signal.SIGTERM)
+            job.signal(signal.SIGTERM)
+            assert await worker.next(Leaving)
+            os.kill(worker.hello.pid, signal.SIGTERM)
+            worker.run(1, pow, 2, 2)
+            assert await worker.next(TasksReturned) == TasksReturned([1], [1])
+            assert not worker.lost.done()
+            worker.send(Leave("handed over"))
+            assert (await nanny.next(WorkerExited)).expected
+            assert await job.wait() == 0
+
+        play(scene)
+
+    def test_a_second_ctrl_c_does_not_wait(self, play: Play) -> None:
         async def scene(site: Site) -> None:
             job, _, worker = await site.job("--grace", "600")
             job.signal(signal.SIGINT)
             await worker.next(Leaving)
+            await asyncio.sleep(IMPATIENCE + 0.1)
             job.signal(signal.SIGINT)
             assert await job.wait() == 0
 

@@ -30,7 +30,6 @@ from hpccluster.protocol.messages import (
     SchedulerToClient,
     Value,
 )
-from hpccluster.runtime.versions import versions
 
 OnNotice = Callable[[str, str], None]
 
@@ -58,7 +57,6 @@ class Control:
             name=f"manager-{os.getpid()}",
             host=socket.gethostname(),
             pid=os.getpid(),
-            versions=versions(),
         )
         return cls(await connect(content.addresses, hello, security, timeout=timeout), on_notice)
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
-import socket
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +36,6 @@ from hpccluster.runtime.link import ClientLink
 from hpccluster.runtime.outgoing import Outgoing, TaskEntry, make_options
 from hpccluster.runtime.structure import find_futures, is_large, pickles_large, replace_futures
 from hpccluster.runtime.target import connection_of, module_paths
-from hpccluster.runtime.versions import versions
 
 log = logging.getLogger("hpccluster.client")
 
@@ -75,9 +72,6 @@ class Client:
             role=Role.CLIENT,
             cluster=file.cluster,
             name=name,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            versions=versions(),
             paths=module_paths(),
         )
         channel = await connect(file.addresses, hello, security, timeout=timeout)

@@ -32,7 +32,6 @@ from hpccluster.protocol.messages import (
     Value,
     Welcome,
 )
-from hpccluster.runtime.versions import versions
 from hpccluster.state.scheduler import invariants
 from hpccluster.state.scheduler.actions import DropHeld, HoldData, Outbox, WorkerRetired
 from hpccluster.state.scheduler.events import CLOCK, FLEET, SHELL, DataHeld, PeerJoined, PeerLeft, RetireWorkers, Tick
@@ -173,7 +172,7 @@ class Scheduler:
             known = self.state.workers.get(name)
             if known is not None and (known.host, known.job) != (hello.host, hello.job):
                 name = f"{name}-{hello.host}-{hello.pid}"  # two of one name, started by hand
-        return Welcome(cluster=self.cluster, name=name, cluster_name=self.cluster_name, versions=versions())
+        return Welcome(cluster=self.cluster, name=name, cluster_name=self.cluster_name)
 
     def _joined(self, channel: Channel) -> None:
         name, role = channel.welcome.name, channel.hello.role
@@ -365,7 +364,6 @@ class Scheduler:
             role=Role.SCHEDULER,
             purpose=Purpose.DATA,
             cluster=self.cluster,
-            versions=versions(),
         )
         try:
             connection = await connect_data(address, hello, self._security)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,15 +31,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def make(**keywords: object) -> LocalCluster:
+def make(**keywords: Any) -> LocalCluster:
     return LocalCluster(n_workers=1, threads_per_worker=1, **keywords)
 
 
-def script(text: str, **popen: object) -> subprocess.Popen[str]:
+def script(text: str, **popen: Any) -> subprocess.Popen[str]:
     """A user's script, in a process of its own, without a main guard."""
     Path("script.py").write_text(text)
-    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
+    return subprocess.Popen(
+        [sys.executable, "script.py"], **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **popen}
     )
 
 
@@ -120,6 +122,24 @@ def test_nothing_outlives_an_owner_that_is_killed(state: Path, number: signal.Si
         os.kill(pid, signal.SIGKILL)  # the forked child
 
 
+def test_an_owner_that_is_killed_at_any_moment_of_its_start_leaves_nothing(state: Path) -> None:
+    text = (
+        "from hpccluster import LocalCluster\n"
+        "cluster = LocalCluster(n_workers=2, threads_per_worker=1)\n"
+        "cluster.scale(3)\n"
+        "cluster.close()\n"
+    )
+    for delay in (0.1, 0.25, 0.4, 0.6, 0.8, 1.0, 1.3):
+        process = script(text)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    wait_until_gone(state)
+    assert files_of(state) == []
+
+
 def test_an_interrupt_ends_the_cluster(state: Path) -> None:
     process = script(
         "import time\n"
@@ -135,6 +155,31 @@ def test_an_interrupt_ends_the_cluster(state: Path) -> None:
     assert "KeyboardInterrupt" in errors
     assert processes_of(state) == {}
     assert files_of(state) == []
+
+
+def test_a_long_wait_shows_on_a_terminal_what_it_is_for(state: Path) -> None:
+    text = (
+        "from hpccluster import LocalCluster\n"
+        "from hpccluster.errors import StartTimeout\n"
+        "with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:\n"
+        "    try:\n"
+        "        cluster.wait_for_workers(3, timeout=0.7)\n"
+        "    except StartTimeout as error:\n"
+        "        print(error)\n"
+    )
+    ours, terminal = pty.openpty()
+    process = script(text, stderr=terminal)
+    os.close(terminal)
+    out, _ = process.communicate(timeout=30)
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert "of 3 workers" in out
+    assert "waiting for workers" in shown
+    assert shown.endswith("\r\x1b[K"), "it cleans up behind itself"
+
+    process = script(text)
+    out, shown = process.communicate(timeout=30)
+    assert ("of 3 workers" in out, shown) == (True, ""), "and says nothing to a pipe"
 
 
 def test_attach_is_another_remote_control(state: Path) -> None:

@@ -41,6 +41,7 @@ format:
 bench:
 	@tools/setup test
 	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:

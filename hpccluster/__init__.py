@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hpccluster_local.cluster import LocalCluster as LocalCluster
-    from hpccluster_slurm.cluster import SLURMCluster as SLURMCluster
-
     from hpccluster.cluster.manager import ClusterManager as ClusterManager
     from hpccluster.errors import HpcClusterError as HpcClusterError
     from hpccluster.runtime.client import Client as Client
     from hpccluster.runtime.futures import Future as Future
     from hpccluster.runtime.futures import as_completed as as_completed
     from hpccluster.runtime.futures import wait as wait
+    from hpccluster_local.cluster import LocalCluster as LocalCluster
+    from hpccluster_slurm.cluster import SLURMCluster as SLURMCluster
 
 _WHERE = {
     "Client": "hpccluster.runtime.client",

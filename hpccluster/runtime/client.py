@@ -237,7 +237,7 @@ class Client:
 
         Raises `StartTimeout` saying which jobs wait and why, `JobDied` with the log of a job that ended too early.
         """
-        self.request("wait_for_workers", n=n, timeout=timeout)
+        sync.run(self._live().request("wait_for_workers", {"n": n, "timeout": timeout}))
 
     def scheduler_info(self) -> dict[str, Any]:
         """The cluster's ``name``, ``id``, ``address``, ``workers`` (by name) and counts of ``tasks``."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hpccluster import Client, ClusterManager, LocalCluster
-from hpccluster.errors import ClusterClosed, ClusterError, ClusterNotFound, ConfigError, CredentialError
+from hpccluster.errors import ClusterClosed, ClusterError, ClusterNotFound, ConfigError, CredentialError, StartTimeout
 from hpccluster.head.directory import read_record
 from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
 from support.deadline import wait_until
@@ -180,6 +180,13 @@ def test_a_long_wait_shows_on_a_terminal_what_it_is_for(state: Path) -> None:
     process = script(text)
     out, shown = process.communicate(timeout=30)
     assert ("of 3 workers" in out, shown) == (True, ""), "and says nothing to a pipe"
+
+
+def test_a_client_that_waits_in_vain_hears_the_same(state: Path) -> None:
+    with make() as cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=20)
+        with pytest.raises(StartTimeout, match="1 of 3 workers"):
+            client.wait_for_workers(3, timeout=0.1)
 
 
 def test_attach_is_another_remote_control(state: Path) -> None:

@@ -221,6 +221,7 @@ class _Server:
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)  # so that what its tasks start can be ended with it
             _die_with_parent(parent)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a task that asks the terminal would be stopped
             os.dup2(stderr, 2)
             for descriptor in (stderr, self._wake, self._waking, self._lifeline_held):
                 os.close(descriptor)

@@ -149,6 +149,7 @@ class Head:
             on_notice=self._notice,
             make_credential=self._credential,
         )
+        self.scheduler.admits_job = self.fleet.admits
         Operations(self).register(self.scheduler.add_operation)
         undo.push_async_callback(self.engine.stop, "the cluster could not start")
         self.address = await self.engine.start(self.fleet.events)

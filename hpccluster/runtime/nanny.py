@@ -272,8 +272,10 @@ class Nanny:
         self._over.set()
 
     def _exited(self, seat: _Seat, report: Exited) -> None:
-        expected = self._is_stopping or (seat.slots.phase >= WorkerPhase.ENDING and report.exit_code == 0)
-        if expected or report.exit_code in (EXIT_NO_HEAD, EXIT_REFUSED):
+        # A task may end its worker with any code: what it means is told by the phase, which only the worker's shell sets.
+        by_itself = seat.slots.phase is not WorkerPhase.REGISTERED
+        expected = self._is_stopping or (by_itself and report.exit_code == 0)
+        if expected or (by_itself and report.exit_code in (EXIT_NO_HEAD, EXIT_REFUSED)):
             self._take_note(seat, report, expected=expected, restarting=False)
             self._close_seat(seat, 0 if expected else report.exit_code or 0)
         else:

@@ -334,12 +334,12 @@ class Worker:
         return asyncio.get_running_loop().time()
 
     def _end(self, reason: str) -> None:
-        if self._slots.phase is not WorkerPhase.DISMISSED:
-            self._slots.phase = WorkerPhase.ENDING
+        self._slots.phase = max(self._slots.phase, WorkerPhase.ENDING)
         if not self._ended.done():
             self._ended.set_result(reason)
 
     def _fail(self, error: Exception) -> None:
+        self._slots.phase = max(self._slots.phase, WorkerPhase.ENDING)
         if not self._ended.done():
             self._ended.set_exception(error)
 

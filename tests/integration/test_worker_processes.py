@@ -140,9 +140,10 @@ class TestDeaths:
             ("os.abort()", None, signal.SIGABRT),
             ("os._exit(3)", 3, None),
             ("os._exit(0)", 0, None),
+            ("os._exit(75)", 75, None),
             ("__import__('ctypes').string_at(0)", None, signal.SIGSEGV),
         ],
-        ids=["killed", "abort", "exit 3", "exit 0", "segfault"],
+        ids=["killed", "abort", "exit 3", "exit 0", "exit 75", "segfault"],
     )
     def test_the_nanny_names_cause_and_task_and_starts_another(
         self, play: Play, deed: str, code: int | None, number: int | None

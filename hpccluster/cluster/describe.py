@@ -127,8 +127,8 @@ def find_own(name: str, backend: str, parent: Path) -> HeadRecord | None:
     Raises `ClusterError` where it runs on another backend.
     """
     record = read_record(parent / name)
-    if record is None or record.state not in ("starting", "running") or not is_alive(record):
-        return None
+    if record is None or record.state != "running" or not is_alive(record):
+        return None  # one that is about to start or to end has its name; a new head says so
     if record.backend != backend:
         raise ClusterError(
             f"a cluster named {name!r} is running already, on the backend {record.backend}, not {backend}\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -189,7 +189,7 @@ class Operations:
 
 def _checked(
     name: str, kind: type[A], operation: Callable[[A], Awaitable[Any]]
-) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+) -> Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]:
     async def call(arguments: dict[str, Any]) -> Any:
         try:
             typed = msgspec.convert(arguments, kind, strict=True)

@@ -17,18 +17,15 @@ or already here, a task goes to the executor in the same call in which it came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpccluster.protocol.messages import (
     AddFunctions,
     CancelTasks,
     DataStored,
-    Dependency,
     FetchData,
-    FetchesFailed,
     FreeData,
-    InputsMissing,
     Leave,
     Leaving,
     ReplicasAdded,
@@ -37,7 +34,6 @@ from hpccluster.protocol.messages import (
     TakeBack,
     TaskFailed,
     TasksDone,
-    TasksReturned,
 )
 from hpccluster.state.worker.actions import (
     DiscardResults,
@@ -49,6 +45,7 @@ from hpccluster.state.worker.actions import (
     Outbox,
     Withdraw,
 )
+from hpccluster.state.worker.core import WorkerCore
 from hpccluster.state.worker.events import (
     DataArrived,
     DataPushed,
@@ -59,12 +56,12 @@ from hpccluster.state.worker.events import (
     Withdrawn,
     WorkerMessage,
 )
-from hpccluster.state.worker.records import DataRecord, FetchRecord, WaitingRecord
+from hpccluster.state.worker.records import WaitingRecord
 
 _Handlers = dict[type, Callable[[Any], None]]
 
 
-class WorkerState:
+class WorkerState(WorkerCore):
     """The state of one worker under one scheduler. A worker that registers anew starts a new one.
 
     ``address`` is where the worker listens for data connections: it never asks itself. The attributes are for the
@@ -72,21 +69,7 @@ class WorkerState:
     """
 
     def __init__(self, address: str = "") -> None:
-        self.address = address
-        self.assigned: dict[int, int] = {}
-        """The live attempt of each task that is here: waiting, queued or running."""
-        self.waiting: dict[int, WaitingRecord] = {}
-        self.inputs: dict[int, tuple[int, ...]] = {}
-        """Of each assigned task that has any: its inputs that are not inline, each once."""
-        self.data: dict[int, DataRecord] = {}
-        self.fetches: dict[int, FetchRecord] = {}
-        self.stored = 0
-        """Bytes of data held."""
-        self.leaving = False
-        self.deadline: float | None = None
-        self.ended = False
-        self._out = Outbox()
-        self._to_fetch: dict[str, list[int]] = {}
+        super().__init__(address)
         self._handlers: dict[Source, _Handlers] = {
             Source.SCHEDULER: {
                 RunTasks: self._run_tasks,
@@ -254,67 +237,7 @@ class WorkerState:
             self._forget(task)
         self._give_back(pairs)
 
-    def _live_pairs(self, tasks: Iterable[int], attempts: Iterable[int]) -> list[tuple[int, int]]:
-        pairs = dict(zip(tasks, attempts, strict=False))
-        return [(task, attempt) for task, attempt in pairs.items() if self.assigned.get(task) == attempt]
-
-    def _withdraw(self, pairs: Sequence[tuple[int, int]]) -> None:
-        if pairs:
-            self._out.actions.append(Withdraw([task for task, _ in pairs], [attempt for _, attempt in pairs]))
-
-    def _give_back(self, pairs: Sequence[tuple[int, int]]) -> None:
-        if pairs:
-            self._out.messages.append(TasksReturned([task for task, _ in pairs], [attempt for _, attempt in pairs]))
-
-    def _forget(self, task: int) -> None:
-        """The task is no longer this worker's: its fetches and inputs lose a user."""
-        self.assigned.pop(task, None)
-        inputs = self.inputs.pop(task, ())
-        waiting = self.waiting.pop(task, None)
-        if waiting is not None:
-            for item in waiting.missing:
-                fetch = self.fetches.get(item)
-                if fetch is not None:
-                    fetch.waiters.discard(task)
-                    self._end_unwanted_fetch(item, fetch)
-        dropped: list[int] = []
-        for item in inputs:
-            record = self.data.get(item)
-            if record is None or (waiting is not None and item in waiting.missing):
-                continue
-            record.users -= 1
-            if record.unwanted and not record.users:
-                dropped.append(item)
-        self._drop(dropped)
-
     # -------------------------------------------------------------------------------------------------------- data
-
-    def _add_data(self, task: int, size: int) -> None:
-        """Data is in the store, however it came; what waited for it goes on."""
-        record = self.data.setdefault(task, DataRecord(0))
-        self.stored += size - record.size
-        record.size = size
-        record.unwanted = False
-        fetch = self.fetches.pop(task, None)
-        if fetch is None:
-            return
-        record.users += len(fetch.waiters)
-        ready: list[RunTask] = []
-        for waiter in fetch.waiters:
-            waiting = self.waiting[waiter]
-            waiting.missing.discard(task)
-            if not waiting.missing:
-                del self.waiting[waiter]
-                ready.append(waiting.run)
-        if ready:
-            ready.sort(key=lambda run: (run.priority, run.task))
-            self._out.actions.append(Execute(ready))
-
-    def _drop(self, tasks: list[int]) -> None:
-        for task in tasks:
-            self.stored -= self.data.pop(task).size
-        if tasks:
-            self._out.actions.append(DropData(tasks))
 
     def _free_data(self, message: FreeData) -> None:
         dropped: list[int] = []
@@ -334,38 +257,6 @@ class WorkerState:
 
     # ----------------------------------------------------------------------------------------------------- fetches
 
-    def _is_obtainable(self, item: Dependency) -> bool:
-        return item.task in self.fetches or any(address != self.address for address in item.addresses)
-
-    @staticmethod
-    def _own_failure(item: Dependency) -> list[tuple[int, str]]:
-        """What to report of an input that only this worker is said to hold, or nobody."""
-        return [(item.task, item.addresses[0] if item.addresses else "")]
-
-    def _report_missing(self, run: RunTask, lost: Sequence[tuple[int, str]]) -> None:
-        missing = [task for task, _ in lost]
-        addresses = [address for _, address in lost]
-        self._out.messages.append(InputsMissing(run.task, run.attempt, missing, addresses))
-
-    def _begin_fetch(self, item: Dependency) -> FetchRecord:
-        """The fetch of ``item``, which is obtainable: one that is under way, or a new one."""
-        fetch = self.fetches.get(item.task)
-        if fetch is None:
-            others = [address for address in dict.fromkeys(item.addresses) if address != self.address]
-            fetch = self.fetches[item.task] = FetchRecord(others.pop(0), others)
-            if self.address in item.addresses:
-                fetch.failed.append(self.address)
-            self._to_fetch.setdefault(fetch.address, []).append(item.task)
-        else:
-            known = {fetch.address, self.address, *fetch.others, *fetch.failed}
-            fetch.others += [address for address in dict.fromkeys(item.addresses) if address not in known]
-        return fetch
-
-    def _end_unwanted_fetch(self, task: int, fetch: FetchRecord) -> None:
-        """Forget a fetch that nobody waits for; what it brings is dropped on arrival."""
-        if not fetch.waiters and not fetch.keep:
-            self.fetches.pop(task, None)
-
     def _fetch_data(self, message: FetchData) -> None:
         held: list[int] = []
         failed: list[tuple[int, str]] = []
@@ -380,10 +271,6 @@ class WorkerState:
         if held:
             self._out.messages.append(ReplicasAdded(held))
         self._report_failed_fetches(failed)
-
-    def _report_failed_fetches(self, failed: Sequence[tuple[int, str]]) -> None:
-        if failed:
-            self._out.messages.append(FetchesFailed([task for task, _ in failed], [address for _, address in failed]))
 
     def _data_arrived(self, event: DataArrived) -> None:
         added: list[int] = []

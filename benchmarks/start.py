@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -55,15 +56,22 @@ BARE = {
 }
 
 
+# A package that is installed has its bytecode compiled; a checkout gets it in the first turn, unless that is forbidden.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def import_time(statement: str) -> float:
     """Seconds of one import in a fresh interpreter."""
     program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    return float(done.stdout)
 
 
 def turn(program: str) -> dict[str, float]:
     """One fresh process's figures."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120, env=ENVIRONMENT
+    )
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -74,6 +82,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     raw: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS}
+    for program in PEERS.values():
+        turn(program)  # warm
     for _ in range(options.repeats):
         for name, program in PEERS.items():
             raw[name].append(turn(program) | {"bare_import_s": import_time(BARE[name])})

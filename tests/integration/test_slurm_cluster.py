@@ -78,6 +78,7 @@ def test_work_runs_in_jobs_on_several_nodes_and_nothing_is_left(slurm: PrivateSl
             cluster.wait_for_workers(6, timeout=60)
             with Client(cluster) as client:
                 results = client.gather(client.map(where, range(300)))
+            until(lambda: all(job.node for job in cluster.jobs))  # Slurm tells the node in the next poll
             during, jobs, logs = squeue(), [dict(state=str(j.state), node=j.node) for j in cluster.jobs], cluster.get_logs()
             shown = repr(cluster.jobs)
         say(before=before, during=during, after=squeue(), plan=plan, script=script, jobs=jobs, shown=shown,

@@ -25,8 +25,9 @@ def lines(error: pytest.ExceptionInfo[CredentialError]) -> list[str]:
 
 
 def test_a_certificate_says_whose_it_is_and_lasts_from_a_day_ago_for_ninety_days() -> None:
-    issued = AUTHORITY.issue(Role.WORKER, "hpc-calm-otter-0001")
-    identity, expires = inspect_certificate(issued.certificate_pem, AUTHORITY.ca_pem)
+    authority = Authority(CLUSTER)  # a fresh one: nothing outlives its authority
+    issued = authority.issue(Role.WORKER, "hpc-calm-otter-0001")
+    identity, expires = inspect_certificate(issued.certificate_pem, authority.ca_pem)
     assert identity == Identity(CLUSTER, Role.WORKER, "hpc-calm-otter-0001")
     assert abs(expires - (datetime.now(UTC) + LIFETIME)) < timedelta(minutes=1)
     assert timedelta(hours=24) == SKEW

@@ -14,7 +14,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     from hpccluster.backend.registry import get_plugin
     from hpccluster.cluster.describe import parent_directory
     from hpccluster.engine.native import NativeEngine
-    from hpccluster.head.directory import WORKER_FILE
+    from hpccluster.head.directory import job_file
     from hpccluster.ids import make_job_name
     from hpccluster.runtime.scheduler import Scheduler
 
@@ -25,7 +25,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     resources = resources_of(options)
     identity = "0" * 32
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
-    engine = NativeEngine(scheduler, connection_file=str(directory / WORKER_FILE))
+    engine = NativeEngine(scheduler, connection_file=lambda job: str(job_file(directory, job)))
     job = make_job_name(name, 0)
     arguments = engine.worker_command(
         job=job, processes=resources.processes, threads=resources.threads, memory=resources.memory

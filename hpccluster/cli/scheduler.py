@@ -11,18 +11,17 @@ import time
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from hpccluster.cli.output import note, say
-from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
+from hpccluster.comm.connection_file import state_directory
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, ConfigError
+from hpccluster.head.credentials import Credentials
 from hpccluster.head.directory import ClusterDirectory, HeadRecord, process_start
 from hpccluster.head.listening import choose_hosts
 from hpccluster.ids import make_cluster_name
-from hpccluster.protocol.messages import Role
 from hpccluster.runtime.scheduler import Scheduler
 from hpccluster.state.scheduler.records import WorkerRecord
 from hpccluster.units import format_bytes
@@ -30,7 +29,6 @@ from hpccluster.units import format_bytes
 USUAL_PORT = 8786
 BY_HAND = "by hand"
 """What stands in place of a backend."""
-PLAIN_LIFETIME = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +53,11 @@ async def run_scheduler(options: SchedulerOptions) -> str:
     async with AsyncExitStack() as undo:
         directory = ClusterDirectory.claim(parent, _make_record(options.name or _free_name(parent), identity))
         undo.callback(directory.remove, reason="the scheduler has ended")
-        security, files = _make_credentials(identity, directory, plain=options.plain)
-        scheduler = await _start(options, identity, directory.record.name, security)
+        credentials = Credentials(identity, directory, plain=options.plain)
+        scheduler = await _start(options, identity, directory.record.name, credentials.security)
         undo.push_async_callback(scheduler.close, "the scheduler has ended")
         _add_operations(scheduler, directory, over)
-        for path, file in files:
-            write_connection_file(path, _with_addresses(file, scheduler.addresses))
+        credentials.write_roles(scheduler.addresses)
         directory.update(state="running", address=scheduler.address)
         scheduler.on_worker = _tell_worker
         _tell(directory, scheduler, plain=options.plain)
@@ -91,54 +88,6 @@ def _make_record(name: str, identity: str) -> HeadRecord:
         process_start=start,
         created=time.time(),
     )
-
-
-def _make_credentials(
-    identity: str, directory: ClusterDirectory, *, plain: bool
-) -> tuple[Security | None, list[tuple[Path, ConnectionFile]]]:
-    """The scheduler's own credential, and the connection files of the others but for the addresses."""
-    created = datetime.now(UTC)
-    places = ((Role.CLIENT, directory.client_file), (Role.WORKER, directory.worker_file))
-    if plain:
-        expires = created + PLAIN_LIFETIME
-        return None, [(path, _make_file(identity, directory, role, created, expires)) for role, path in places]
-    from hpccluster.comm.authority import Authority
-
-    authority = Authority(identity)
-    files = []
-    for role, path in places:
-        issued = authority.issue(role, role.value)
-        file = _make_file(
-            identity,
-            directory,
-            role,
-            created,
-            issued.expires,
-            ca=authority.ca_pem,
-            certificate=issued.certificate_pem,
-            key=issued.key_pem,
-        )
-        files.append((path, file))
-    own = authority.issue(Role.SCHEDULER, "head")
-    security = Security.from_pem(
-        ca=authority.ca_pem, certificate=own.certificate_pem, key=own.key_pem, role=Role.SCHEDULER, cluster=identity
-    )
-    return security, files
-
-
-def _make_file(
-    identity: str, directory: ClusterDirectory, role: Role, created: datetime, expires: datetime, **pems: str
-) -> ConnectionFile:
-    name = directory.record.name
-    return ConnectionFile(
-        cluster=identity, name=name, role=role, addresses=(), created=created, expires=expires, **pems
-    )
-
-
-def _with_addresses(file: ConnectionFile, addresses: tuple[str, ...]) -> ConnectionFile:
-    from dataclasses import replace
-
-    return replace(file, addresses=addresses)
 
 
 async def _start(options: SchedulerOptions, identity: str, name: str, security: Security | None) -> Scheduler:

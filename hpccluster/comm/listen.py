@@ -29,7 +29,8 @@ from hpccluster.protocol.messages import Hello, Purpose, Welcome
 
 logger = logging.getLogger(__name__)
 
-Admit = Callable[[Hello], Welcome | HpcClusterError]
+Admit = Callable[[Hello, Identity | None], Welcome | HpcClusterError]
+"""What a peer says, and what its certificate proves (None on plain tcp)."""
 
 HANDSHAKE_TIME = 10.0
 """Seconds from the connection to a whole first record, and again from TLS's beginning to a welcome."""
@@ -291,7 +292,7 @@ class _Arrival:
         if error is not None:
             self._refuse(error)
             return
-        answer = rules.admit(hello)
+        answer = rules.admit(hello, self._identity)
         if isinstance(answer, HpcClusterError):
             self._refuse(answer)
             return

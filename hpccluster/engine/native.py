@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
 from hpccluster.runtime.scheduler import Scheduler
@@ -13,11 +13,13 @@ from hpccluster.state.scheduler.records import WorkerRecord
 class NativeEngine(Engine):
     """Runs tasks with our own scheduler, which lives in this process.
 
-    ``connection_file``: the path of the workers' connection file, as the nodes see it. ``worker_arguments``: more
+    ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it. ``worker_arguments``: more
     arguments for ``python -m hpccluster.runtime worker``.
     """
 
-    def __init__(self, scheduler: Scheduler, *, connection_file: str, worker_arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, scheduler: Scheduler, *, connection_file: Callable[[str], str], worker_arguments: Sequence[str] = ()
+    ) -> None:
         self.scheduler = scheduler
         self._connection_file = connection_file
         self._worker_arguments = tuple(worker_arguments)
@@ -34,7 +36,7 @@ class NativeEngine(Engine):
         limit = [] if memory is None else ["--memory-limit", str(memory)]
         return [
             *("-m", "hpccluster.runtime", "worker"),
-            *("--connection-file", self._connection_file),
+            *("--connection-file", self._connection_file(job)),
             *("--job", job),
             *("--nworkers", str(processes)),
             *("--nthreads", str(threads)),

@@ -31,6 +31,8 @@ from hpccluster.ids import is_cluster_name
 RECORD = "head.json"
 CLIENT_FILE = "client.json"
 WORKER_FILE = "worker.json"
+JOB_FILES = "credentials"
+"""The folder of the connection files of jobs."""
 HEAD_LOG = "head.log"
 PROGRAM_LOG = "program.log"
 
@@ -130,6 +132,11 @@ def list_records(parent: Path) -> list[HeadRecord]:
     return [record for name in names if (record := read_record(parent / name)) is not None]
 
 
+def job_file(directory: Path, job: str) -> Path:
+    """Where the connection file of one job's workers lies."""
+    return directory / JOB_FILES / f"{job}.json"
+
+
 class ClusterDirectory:
     """The directory of one cluster, held by its head."""
 
@@ -177,6 +184,14 @@ class ClusterDirectory:
     def worker_file(self) -> Path:
         return self.path / WORKER_FILE
 
+    def job_file(self, job: str) -> Path:
+        """The connection file of one job's workers."""
+        return job_file(self.path, job)
+
+    def job_files(self) -> list[Path]:
+        """Those that are there."""
+        return sorted((self.path / JOB_FILES).glob("*.json"))
+
     @property
     def head_log(self) -> Path:
         return self.path / HEAD_LOG
@@ -193,8 +208,10 @@ class ClusterDirectory:
 
     def remove_credentials(self) -> None:
         """Remove the connection files. Idempotent."""
-        for file in (self.client_file, self.worker_file):
+        for file in (self.client_file, self.worker_file, *self.job_files()):
             file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.path / JOB_FILES).rmdir()
 
     def remove(self, *, reason: str) -> None:
         """Remove everything, but what a former cluster of the name has left: then the record says how ours ended.

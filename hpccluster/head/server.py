@@ -15,7 +15,6 @@ import time
 import uuid
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,12 @@ import msgspec
 
 from hpccluster.backend.base import Backend
 from hpccluster.backend.batch import JobOptions, job_comment, log_directory, make_job_spec, resources_of
-from hpccluster.comm.connection_file import ConnectionFile, state_directory, write_connection_file
-from hpccluster.comm.tls import Security
+from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.native import NativeEngine
 from hpccluster.errors import HpcClusterError
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
+from hpccluster.head.credentials import Credentials
 from hpccluster.head.directory import ClusterDirectory, HeadRecord, ProgramRecord, process_start
 from hpccluster.head.lease import Lease
 from hpccluster.head.listening import choose_hosts
@@ -38,11 +37,10 @@ from hpccluster.head.reaper import reap
 from hpccluster.head.spec import HeadReady, HeadSpec
 from hpccluster.ids import JobName, make_job_name
 from hpccluster.job import JobSpec
-from hpccluster.protocol.messages import Role
 from hpccluster.runtime.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from hpccluster.comm.authority import Authority
+    pass
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +48,6 @@ PROGRAM_GRACE = 5.0
 """Seconds that a program has between SIGTERM and SIGKILL when its cluster is taken down."""
 ANSWER_TIME = 1.0
 """Seconds that the last answers get before the connections end."""
-PLAIN_LIFETIME = timedelta(days=90)
-"""How long the connection files of a cluster without certificates are taken for good."""
 
 
 class Head:
@@ -65,6 +61,7 @@ class Head:
         self.resources = resources_of(options)
         self.lease = Lease(spec.linger, self.request_end)
         self.directory: ClusterDirectory
+        self.credentials: Credentials
         self.scheduler: Scheduler
         self.engine: NativeEngine
         self.fleet: Fleet
@@ -123,7 +120,7 @@ class Head:
         )
 
     async def _start(self, undo: AsyncExitStack) -> Any:
-        authority, security = self._found()
+        self.credentials = Credentials(self.id, self.directory, plain=self.spec.protocol == "tcp")
         listening, contact = choose_hosts(
             host=self.spec.host,
             interface=self.spec.interface,
@@ -133,12 +130,12 @@ class Head:
         self.scheduler = Scheduler(
             cluster=self.id,
             cluster_name=self.spec.name,
-            security=security,
+            security=self.credentials.security,
             host=listening,
             port=self.spec.port,
             contact_host=contact,
         )
-        self.engine = NativeEngine(self.scheduler, connection_file=str(self.directory.worker_file))
+        self.engine = NativeEngine(self.scheduler, connection_file=lambda job: str(self.directory.job_file(job)))
         self.fleet = Fleet(
             backend=self.backend,
             engine=self.engine,
@@ -153,7 +150,7 @@ class Head:
         Operations(self).register(self.scheduler.add_operation)
         undo.push_async_callback(self.engine.stop, "the cluster could not start")
         self.address = await self.engine.start(self.fleet.events)
-        self._write_connection_files(authority)
+        self.credentials.write_roles(self.scheduler.addresses)
         await self.fleet.start()
         undo.push_async_callback(self.fleet.close, self._limit)
         plan = None if self.spec.scale is None else await self.fleet.scale(**self.spec.scale.arguments())
@@ -168,44 +165,6 @@ class Head:
                 log=self.directory.program_log,
             )
         return plan
-
-    def _found(self) -> tuple[Authority | None, Security | None]:
-        """The cluster's authority and the scheduler's credential; none of them for a cluster that speaks plain tcp."""
-        if self.spec.protocol == "tcp":
-            return None, None
-        from hpccluster.comm.authority import Authority
-
-        authority = Authority(self.id)
-        own = authority.issue(Role.SCHEDULER, "head")
-        security = Security.from_pem(
-            ca=authority.ca_pem,
-            certificate=own.certificate_pem,
-            key=own.key_pem,
-            role=Role.SCHEDULER,
-            cluster=self.id,
-        )
-        return authority, security
-
-    def _write_connection_files(self, authority: Authority | None) -> None:
-        for role, path in ((Role.CLIENT, self.directory.client_file), (Role.WORKER, self.directory.worker_file)):
-            ca = certificate = key = ""
-            created = datetime.now(UTC)
-            expires = created + PLAIN_LIFETIME
-            if authority is not None:
-                issued = authority.issue(role, role.value)
-                ca, certificate, key, expires = authority.ca_pem, issued.certificate_pem, issued.key_pem, issued.expires
-            file = ConnectionFile(
-                cluster=self.id,
-                name=self.spec.name,
-                role=role,
-                addresses=self.scheduler.addresses,
-                ca=ca,
-                certificate=certificate,
-                key=key,
-                created=created,
-                expires=expires,
-            )
-            write_connection_file(path, file)
 
     # -------------------------------------------------------------------------------------------------------- jobs
 
@@ -224,9 +183,11 @@ class Head:
             comment=job_comment(self.id),
         )
 
-    def _credential(self, _: JobName) -> bytes | None:
-        """What a job is handed where it cannot read the workers' connection file."""
-        return None if self.backend.credential_way == "shared" else self.directory.worker_file.read_bytes()
+    def _credential(self, job: JobName) -> bytes | None:
+        """Have the job's own credential made; its content, where the job cannot read the file."""
+        self.credentials.remove_jobs(lambda other: not self.fleet.admits(other))
+        path = self.credentials.write_job(job)
+        return None if self.backend.credential_way == "shared" else path.read_bytes()
 
     def job_script(self) -> str:
         """What is submitted for one job."""

@@ -17,6 +17,7 @@ from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HpcClusterError, StartTimeout
 from hpccluster.protocol import codec
+from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import (
     PROTOCOL_VERSION,
     DataHeader,
@@ -154,10 +155,12 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------------ peers
 
-    def _admit(self, hello: Hello) -> Welcome | CommError:
+    def _admit(self, hello: Hello, identity: Identity | None) -> Welcome | CommError:
         """A name of its own for everybody who may join."""
         if self._closing:
             return CommError("the cluster is closing")
+        if identity is not None and identity.token not in (identity.role, hello.job):
+            return CommError(f"the credential is for the workers of job {identity.token} only")
         if hello.job and self.admits_job is not None and not self.admits_job(hello.job):
             return CommError(f"the job {hello.job} does not belong to this cluster, or no longer does")
         if hello.purpose is Purpose.DATA:

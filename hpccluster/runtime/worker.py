@@ -23,6 +23,7 @@ from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, HpcClusterError
 from hpccluster.protocol import codec
+from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import (
     PROTOCOL_VERSION,
     AddFunctions,
@@ -302,7 +303,7 @@ class Worker:
         if missing:
             self._feed(Source.FETCHER, [FetchFailed(address, list(missing))])
 
-    def _admit(self, hello: Hello) -> Welcome | CommError:
+    def _admit(self, hello: Hello, _: Identity | None) -> Welcome | CommError:
         if hello.role not in _DATA_ROLES:
             return HandshakeFailed(f"a {hello.role} has no business with a worker")
         return Welcome(cluster=self._cluster or hello.cluster, name=hello.name)

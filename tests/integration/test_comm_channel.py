@@ -427,7 +427,7 @@ def test_a_port_in_use_is_named() -> None:
                     "127.0.0.1",
                     place.port,
                     None,
-                    admit=lambda _: Welcome(cluster="", name=""),
+                    admit=lambda *_: Welcome(cluster="", name=""),
                     on_control=lambda _: None,
                 )
 

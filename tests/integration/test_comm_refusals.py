@@ -196,7 +196,7 @@ def test_another_service_at_the_address_is_named(answer: bytes, credential: Secu
 def test_no_data_connections_where_none_are_taken() -> None:
     async def check() -> None:
         listener = await listen(
-            "127.0.0.1", 0, HEAD, admit=lambda _: Welcome(cluster=CLUSTER, name="x"), on_control=lambda _: None
+            "127.0.0.1", 0, HEAD, admit=lambda *_: Welcome(cluster=CLUSTER, name="x"), on_control=lambda _: None
         )
         with pytest.raises(HandshakeFailed, match="no data connections here"):
             await connect_data(listener.addresses, hello(), CLIENT)

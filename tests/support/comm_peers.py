@@ -16,6 +16,7 @@ from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HpcClusterError
 from hpccluster.protocol import handshake
+from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import PROTOCOL_VERSION, Hello, Role, Welcome
 
 CLUSTER = "0123456789abcdef0123456789abcdef"
@@ -63,7 +64,7 @@ class Station:
     def port(self) -> int:
         return self.listener.port
 
-    def admit(self, hello: Hello) -> Welcome | HpcClusterError:
+    def admit(self, hello: Hello, _: Identity | None) -> Welcome | HpcClusterError:
         self.hellos.append(hello)
         return self.answer(hello)
 

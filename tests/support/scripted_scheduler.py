@@ -17,6 +17,7 @@ from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError
 from hpccluster.protocol import codec
+from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import (
     PROTOCOL_VERSION,
     AddFunctions,
@@ -133,7 +134,7 @@ class ScriptedScheduler:
         assert self._listener is not None
         return self._listener.port
 
-    def _admit(self, hello: Hello) -> Welcome | CommError:
+    def _admit(self, hello: Hello, _: Identity | None) -> Welcome | CommError:
         return self.refusal or Welcome(cluster=CLUSTER, name=hello.name, cluster_name="calm-otter")
 
     def _on_control(self, channel: Channel) -> None:

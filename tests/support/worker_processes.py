@@ -103,6 +103,9 @@ async def site(directory: Path) -> AsyncIterator[Site]:
     finally:
         for job in given.jobs:
             await job.kill()
+        async with asyncio.timeout(TIME):
+            for peer in scheduler.peers:
+                await peer.lost
         await scheduler.close()
 
 
@@ -110,6 +113,12 @@ async def until_gone(processes: list[psutil.Process]) -> None:
     """Until none of these lives, however they are related to us. One that nobody has waited for yet does not live."""
 
     async def all_gone() -> bool:
-        return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+        return not any(_lives(process) for process in processes)
 
     await wait_until_async(all_gone, "the end of all processes")
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

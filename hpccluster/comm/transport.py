@@ -216,7 +216,11 @@ class Link(asyncio.BufferedProtocol):
             return
         if data:
             self._transport.write(data)
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer was faster, and the loop has not heard yet
+            self._transport.abort()
+            return
         self.resume_reading()
         self._deadline = self._loop.call_later(timeout, self._transport.abort)
 

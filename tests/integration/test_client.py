@@ -279,13 +279,18 @@ def test_a_time_out_leaves_the_task_alone(client: Client, tmp_path: Path) -> Non
 
 def test_priorities_decide_among_what_waits(client: Client, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    blockers = [client.submit(touch_and_wait, str(tmp_path / f"b{n}"), str(go)) for n in range(4)]
-    wait_until(lambda: all((tmp_path / f"b{n}").exists() for n in range(4)), "four running tasks")
-    low = client.submit(time.time)
-    high = client.submit(time.time, priority=10)
+    (worker, *_) = client.scheduler_info()["workers"]
+    threads = client.nthreads()[worker]
+    blockers = [
+        client.submit(touch_and_wait, str(tmp_path / f"b{n}"), str(go), workers=[worker]) for n in range(threads)
+    ]
+    wait_until(lambda: all((tmp_path / f"b{n}").exists() for n in range(threads)), "a busy worker")
+    low = [client.submit(time.monotonic, workers=[worker]) for _ in range(20)]
+    high = [client.submit(time.monotonic, workers=[worker], priority=10) for _ in range(20)]
     go.touch()
-    wait([*blockers, low, high], timeout=20)
-    assert high.result() <= low.result()
+    wait([*blockers, *low, *high], timeout=20)
+    # several threads may take a low one while the last high ones run
+    assert max(client.gather(high)[: -2 * threads]) <= min(client.gather(low))
 
 
 def test_two_clients_do_not_see_each_others_futures(client: Client, cluster: LocalCluster) -> None:

@@ -27,6 +27,7 @@ CLOSE_TIME = 3.0
 """Seconds that the farewell may take."""
 ATEXIT_TIME = 1.0
 """Seconds for what user code has registered with `atexit`: nobody waits for a hanging one."""
+TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _GC_THRESHOLD = 10_000
 
 log = logging.getLogger("hpccluster.worker")
@@ -83,8 +84,9 @@ async def _live(worker: Worker, *, quiet: bool) -> int:
         signals.append(name)
         worker.leave(name, at_once=impatient) if starting.done() else starting.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in TOLD_TO_END:
         loop.add_signal_handler(number, told_to_end, number.name)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_forget_signals)
     code = 0
     try:
         await starting
@@ -104,6 +106,28 @@ async def _live(worker: Worker, *, quiet: bool) -> int:
         async with asyncio.timeout(CLOSE_TIME):
             await worker.close()
     return code
+
+
+_masks = threading.local()
+
+
+def _hold_signals() -> None:
+    """A signal to a child that has just been forked comes when the child is ready for it."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_TO_END)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _forget_signals() -> None:
+    """In a process that a task has forked: a signal to it is for it alone. The loop that it inherited would wake its parent's
+    by their common pipe, and the worker would leave because a pool of `multiprocessing` had ended its own processes.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in TOLD_TO_END:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _let_signals()
 
 
 def leave_process(code: int) -> NoReturn:

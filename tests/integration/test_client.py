@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -181,6 +182,23 @@ def test_a_task_that_tries_to_end_its_worker_only_fails(client: Client, error: B
     caught = client.submit(end).exception(timeout=20)
     assert type(caught) is type(error)
     assert client.submit(double, 1).result(timeout=20) == 2
+
+
+def test_processes_that_a_task_forks_end_without_their_worker(client: Client) -> None:
+    def forks() -> tuple[int, int | None]:
+        context = multiprocessing.get_context("fork")
+        sleeper = context.Process(target=time.sleep, args=(60,))
+        sleeper.start()
+        sleeper.terminate()
+        sleeper.join(10)
+        with context.Pool(2) as pool:
+            pool.map(abs, [-1, -2])
+        return os.getpid(), sleeper.exitcode
+
+    worker = next(iter(client.nthreads()))
+    process, code = client.submit(forks, workers=worker).result(timeout=30)
+    assert code == -signal.SIGTERM
+    assert client.submit(os.getpid, workers=worker).result(timeout=20) == process
 
 
 def test_a_task_that_kills_its_workers_fails_alone(client: Client, cluster: LocalCluster) -> None:

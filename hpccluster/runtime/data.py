@@ -22,6 +22,10 @@ from hpccluster.runtime.results import array_size
 Frame: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = Sequence[Frame]
 
+CONNECT_TIME = 5.0
+"""Seconds for a connection to a holder; then the next one, or the head that relays, is asked."""
+UNREACHABLE_TIME = 30.0
+"""Seconds for which an address that could not be reached is not tried again."""
 ANSWER_TIME = 120.0
 """Seconds in which a holder must begin to answer: it may have to pickle something huge first."""
 THREAD_SIZE = 1024 * 1024
@@ -170,6 +174,8 @@ class DataFetcher:
         self._security = security
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._peers: dict[str, _Peer] = {}
+        self._unreachable: dict[str, tuple[float, PeerLost]] = {}
+        """Until when an address is not tried again, and what became of the last try."""
         self._closed = False
 
     async def fetch(self, address: str, tasks: Sequence[int]) -> dict[int, Any]:
@@ -262,7 +268,17 @@ class DataFetcher:
             if connection.is_open:
                 return connection
             connection.abort()
-        return await connect_data(address, self._hello, self._security)
+        now = asyncio.get_running_loop().time()
+        if address in self._unreachable:
+            until, error = self._unreachable[address]
+            if now < until:
+                raise PeerLost(str(error))
+            del self._unreachable[address]
+        try:
+            return await connect_data(address, self._hello, self._security, timeout=CONNECT_TIME)
+        except PeerLost as error:
+            self._unreachable[address] = (now + CONNECT_TIME + UNREACHABLE_TIME, error)
+            raise
 
     def _trim(self) -> None:
         """Close the connections of the peers that were least recently added, where there are too many unused ones."""

@@ -117,10 +117,17 @@ class Core:
 
     def tell_location(self, client: ClientRecord, future: int, task: TaskRecord) -> None:
         """Tell a client where a result is."""
-        holders = [worker.address for worker in task.holders or ()]
-        if holders and self.holder.address and self.holder.address not in holders:
-            holders.append(self.holder.address)  # the scheduler relays where a holder cannot be reached
-        self.out.send(client.name, DataLocation(future, task.id, task.size, holders, task.payload))
+        self.out.send(client.name, DataLocation(future, task.id, task.size, self.addresses_of(task), task.payload))
+
+    def addresses_of(self, task: TaskRecord) -> list[str]:
+        """Where a stored result can be had: from its holders, and last from the scheduler's process.
+
+        That one relays for whoever cannot reach a holder: a laptop, nodes that a firewall keeps apart.
+        """
+        addresses = [holder.address for holder in task.holders or () if holder is not self.holder]
+        if task.holders and self.holder.address:
+            addresses.append(self.holder.address)
+        return addresses
 
     def tell_to_free(self, worker: WorkerRecord, number: int) -> None:
         """Tell a worker that nobody needs this result of its any longer."""

@@ -211,7 +211,7 @@ def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
     size = len(task.arguments)
     dependencies = _NO_DEPENDENCIES
     if task.dependencies:
-        dependencies = [describe(needed) for needed in task.dependencies]
+        dependencies = [describe(core, needed) for needed in task.dependencies]
         size += sum(len(needed.payload) for needed in dependencies if needed.payload is not None)
     core.ready -= 1
     task.state = TaskState.ASSIGNED
@@ -228,11 +228,11 @@ def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
     core.run(worker, message, function, size)
 
 
-def describe(task: TaskRecord) -> Dependency:
-    """A task's result as an input of another."""
+def describe(core: Core, task: TaskRecord) -> Dependency:
+    """A task's result as an input of another: itself, or who has it."""
     if task.payload is not None:
         return Dependency(task.id, task.payload, task.size, [])
-    return Dependency(task.id, None, task.size, [holder.address for holder in task.holders or ()])
+    return Dependency(task.id, None, task.size, core.addresses_of(task))
 
 
 def take_back(tasks: list[TaskRecord]) -> TakeBack:

@@ -64,7 +64,7 @@ def _hand_over(core: Core, worker: WorkerRecord) -> None:
             worker.handover[task.id] = None
             core.out.actions.append(HoldData(task.id, worker.name, worker.address))
     for target, tasks in copies.items():
-        core.out.send(target.name, FetchData([describe(task) for task in tasks]))
+        core.out.send(target.name, FetchData([describe(core, task) for task in tasks]))
 
 
 def data_held(core: Core, event: DataHeld) -> None:

@@ -20,7 +20,7 @@ def test_a_small_input_rides_along(env: SchedulerEnv) -> None:
     client.expect_results("b")
 
 
-def test_a_large_input_is_fetched_from_its_holders(env: SchedulerEnv) -> None:
+def test_a_large_input_is_fetched_from_its_holders_or_through_the_head(env: SchedulerEnv) -> None:
     client, w1 = env.client(), env.worker("w1")
     client.submit("a")
     w1.expect_run("a")
@@ -30,7 +30,8 @@ def test_a_large_input_is_fetched_from_its_holders(env: SchedulerEnv) -> None:
     w2.has("a")
     client.submit("b", needs=["a"], workers=["w2"])
     (run,) = w2.expect_run("b")
-    assert run.dependencies == [Dependency(env.id_of("a"), None, STORED_SIZE, ["tcp://w1:1", "tcp://w2:1"])]
+    addresses = ["tcp://w1:1", "tcp://w2:1", "tcp://head:1"]
+    assert run.dependencies == [Dependency(env.id_of("a"), None, STORED_SIZE, addresses)]
 
 
 def test_a_task_goes_where_its_large_inputs_are(env: SchedulerEnv) -> None:

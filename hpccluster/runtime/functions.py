@@ -14,6 +14,10 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from hpccluster.protocol import payload
+from hpccluster.units import format_bytes
+
+FUNCTION_LIMIT = 32 * 1024 * 1024
+"""Bytes of a pickled function: it goes to every worker, by way of the scheduler."""
 
 _UNCHANGING = (int, float, complex, bool, str, bytes, type(None), ModuleType, BuiltinFunctionType, CodeType)
 
@@ -24,6 +28,8 @@ class PickledFunction:
     __slots__ = ("_captured", "_names", "body", "by_reference", "id", "name")
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise TypeError(f"{function!r} is not a function: write submit(f, x) rather than submit(f(x))")
         self._captured: tuple[Any, ...] | None = None
         """What it captured; None: pickle it each time."""
         self._names: tuple[str, ...] | None = None
@@ -35,6 +41,11 @@ class PickledFunction:
                 self._captured = _shallow(function, self._names)
         self.id, self.body = payload.dump_function(function)
         self.name = getattr(function, "__name__", None) or type(function).__name__
+        if len(self.body) > FUNCTION_LIMIT:
+            raise ValueError(
+                f"{self.name}() takes {format_bytes(len(self.body))} with it, globals or variables of enclosing functions: give "
+                "large data as an argument, or client.scatter() it and give the future as one"
+            )
         importable = isinstance(function, FunctionType | BuiltinFunctionType | type)
         importable = importable and getattr(function, "__module__", None) not in (None, "__main__")
         self.by_reference = importable and len(self.body) < 512 and b"cloudpickle" not in self.body

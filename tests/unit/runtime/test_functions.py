@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from hpccluster.protocol import payload
 from hpccluster.runtime.functions import FunctionCache
 
@@ -52,3 +54,10 @@ def test_equal_functions_share_an_id_and_bound_methods_work() -> None:
     assert payload.loads(cache.get("a-b".split).body)("-") == ["a", "b"]
     assert cache.get(_adder(3)).id == cache.get(_adder(3)).id
     assert cache.get(_adder(3)).id != cache.get(_adder(4)).id
+
+
+def test_what_is_no_function_or_takes_too_much_with_it_is_an_error_at_once() -> None:
+    with pytest.raises(TypeError, match=r"submit\(f, x\) rather than"):
+        FunctionCache().get(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"add\(\) takes 38.1 MiB with it"):
+        FunctionCache().get(_adder(bytes(40_000_000)))

@@ -68,9 +68,30 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes
         except (pickle.PicklingError, AttributeError, TypeError):
             pass
         found.clear()
-        return cloudpickle.dumps((args, kwargs), protocol=5), found
+        try:
+            return cloudpickle.dumps((args, kwargs), protocol=5), found
+        except Exception as error:
+            error.add_note(f"while pickling {_culprit(args, kwargs)}")
+            raise
     finally:
         _references.reset(token)
+
+
+def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which argument cannot be pickled, in words."""
+    named = [*((f"argument {number}", value) for number, value in enumerate(args, start=1)), *kwargs.items()]
+    for name, value in named:
+        if not _is_picklable(value):
+            return f"{name}, a {type(value).__name__}"
+    return "the arguments"
+
+
+def _is_picklable(value: Any) -> bool:
+    try:
+        dumps(value)
+    except Exception:  # noqa: BLE001 - user code runs while it is pickled
+        return False
+    return True
 
 
 def load_arguments(body: bytes | memoryview, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -146,13 +167,40 @@ def dump_error(error: BaseException, *, skip: int = 0) -> TaskErrorBody:
         lines = "".join(traceback.format_exception(error.with_traceback(trace)))
     except Exception:  # noqa: BLE001 - user code, as above
         lines = f"{type(error).__name__}: {text}\n"
-    try:
-        payload = dumps(error)
-        if len(payload) > ERROR_LIMIT or type(loads(payload)) is not type(error):
-            payload = b""
-    except BaseException:  # noqa: BLE001 - user code runs while it is (un)pickled
-        payload = b""
+    payload = _checked(error, error) or _checked(_Bare(error), error)
     return TaskErrorBody("", type(error).__name__, text, lines[-ERROR_LIMIT:], payload)
+
+
+def _checked(value: Any, error: BaseException) -> bytes:
+    """The pickle of ``value`` if it gives an exception like ``error`` back, else nothing."""
+    try:
+        body = dumps(value)
+        return body if len(body) <= ERROR_LIMIT and type(loads(body)) is type(error) else b""
+    except BaseException:  # noqa: BLE001 - user code runs while it is (un)pickled
+        return b""
+
+
+class _Bare:
+    """Stands for an exception that cannot be pickled as it is: one whose ``__init__`` wants other arguments than it passes
+    on, or that holds something unpicklable, which is left behind.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        args = tuple(arg if _is_picklable(arg) else repr(arg) for arg in self.error.args)
+        state = {name: value for name, value in vars(self.error).items() if _is_picklable(value)}
+        return _restored, (type(self.error), args, state)
+
+
+def _restored(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)  # without its __init__
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def load_error(body: TaskErrorBody) -> BaseException:

@@ -79,6 +79,19 @@ class Odd(Exception):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first)
         self.second = second
+        self.lock = threading.Lock()
+
+
+class _Silent(Exception):
+    """An exception that must not be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("no")
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "args":
+            raise TypeError("no")
+        return super().__getattribute__(name)
 
 
 def _caught(error: BaseException) -> BaseException:
@@ -96,7 +109,20 @@ def test_an_exception_keeps_its_type_text_and_traceback() -> None:
     assert "_caught" in body.traceback
 
 
-@pytest.mark.parametrize("error", [Odd("a", "b"), ValueError(threading.Lock()), RuntimeError("x" * 3_000_000)])
+def test_an_exception_whose_constructor_cannot_be_called_again_is_itself_all_the_same() -> None:
+    error = payload.load_error(payload.dump_error(_caught(Odd("a", "b"))))
+    assert type(error) is Odd
+    assert (str(error), error.second) == ("a", "b")
+    assert not hasattr(error, "lock"), "what cannot be pickled is left behind"
+
+
+def test_an_argument_that_cannot_be_pickled_is_named() -> None:
+    with pytest.raises(TypeError, match="lock") as caught:
+        payload.dump_arguments((1, lambda: 2), {"guard": threading.Lock()})
+    assert caught.value.__notes__ == ["while pickling guard, a lock"]
+
+
+@pytest.mark.parametrize("error", [_Silent(), RuntimeError("x" * 3_000_000)])
 def test_an_exception_that_cannot_travel_is_told_by_type_and_text(error: Exception) -> None:
     body = payload.dump_error(_caught(error))
     assert body.type_name == type(error).__name__

@@ -7,7 +7,6 @@ other why they do not fit.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ CERTIFICATE_ALLOWS: Mapping[Role, frozenset[Role]] = {
 """Which roles the holder of a certificate may claim. A nanny and its workers share the credential of their job."""
 
 _REASON_LIMIT = 4000
-_PLAIN = re.compile(r"[^\x20-\x7e\n\u00a0-\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,8 @@ def refusal(error: HpcClusterError) -> Refused:
 
 def refused(message: Refused, peer: str) -> HpcClusterError:
     """The error that a `Refused` stands for. Its text may come from anybody: it is shortened, and no terminal codes pass."""
-    reason = _PLAIN.sub("?", message.reason[:_REASON_LIMIT])
+    # what a stranger says may reach a terminal
+    reason = "".join(c if c.isprintable() or c == "\n" else "?" for c in message.reason[:_REASON_LIMIT])
     error = from_name(message.error, f"{peer} turned us away: {reason}")
     error.details["refused"] = True
     return error

@@ -17,6 +17,7 @@ import time
 import weakref
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from hpccluster.errors import ClusterError, ConfigError
@@ -255,3 +256,21 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+
+def check_no_worker_imports_this() -> None:
+    """A module that starts a cluster when it is imported, and whose functions are run as tasks, would start one in every
+    worker, whose workers would start theirs. Raises `ClusterError`.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    module, is_import = "", False
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            module = module or frame.f_globals["__name__"]
+        is_import = is_import or frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        if is_import and frame.f_globals.get("__name__") == "hpccluster.runtime.executor":
+            raise ClusterError(
+                f"a worker has imported the module {module!r}, which starts a cluster at its top level\n  fix: run {module} "
+                "as the program itself, or start the cluster in a function or under 'if __name__ == \"__main__\"'"
+            )
+        frame = frame.f_back

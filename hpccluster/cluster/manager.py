@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from hpccluster.cluster.controls import ClusterControls
-from hpccluster.cluster.launch import START_TIMEOUT, RunningHead, Starting, StartingHead
+from hpccluster.cluster.launch import START_TIMEOUT, RunningHead, Starting, StartingHead, check_no_worker_imports_this
 from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class ClusterManager(ClusterControls):
         ``port``, ``protocol``, ``state_directory``, ``linger``, ...); None stands for "not said". A ``name`` means get or
         create. ``inside``: no processes, head and workers run in this one.
         """
+        check_no_worker_imports_this()
         # The head's process gets ready while we find out what it is to be.
         with _start_inside() if inside else StartingHead() as head:
             from hpccluster.cluster import describe
@@ -101,6 +102,7 @@ class ClusterManager(ClusterControls):
     def _make(cls, resolved: ResolvedCluster, start_timeout: float) -> ClusterManager:
         from hpccluster.cluster import describe
 
+        check_no_worker_imports_this()
         manager: ClusterManager = object.__new__(describe.manager_type(resolved.backend))
         with StartingHead() as head:
             manager._open(resolved, start_timeout, head)

@@ -369,3 +369,13 @@ def test_a_script_without_a_main_guard_and_with_a_module_of_its_own(tmp_path: Pa
     )
     assert done.stdout.splitlines() == ["[100, 103, 106, 109, 112]", "True"], done.stderr
     assert done.stderr == ""
+
+
+def test_a_module_that_starts_a_cluster_starts_none_in_the_workers_that_import_it(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("def triple(x):\n    return 3 * x\n")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-c", "import script"], capture_output=True, text=True, timeout=50, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "ClusterError: a worker has imported the module 'script', which starts a cluster" in done.stderr

@@ -151,13 +151,16 @@ def find_connection_file(where: str, role: Role, directory: Path | None = None) 
         names = [name for name in clusters if name == where]
     if not names:
         known = ", ".join(clusters) or "none"
-        raise ClusterNotFound(f"no cluster {where!r} is known in {directory}\n  known: {known}")
+        fix = f"\n  fix: copy a file to here (hpccluster credentials export NAME --role {role}), and give its path"
+        raise ClusterNotFound(
+            f"no cluster {where!r} is known in {directory}\n  known: {known}{fix if '://' in where else ''}"
+        )
     for name in names:
         if (path := directory / name / f"{role}.json").exists():
             return path
     raise CredentialError(
-        f"cluster {names[0]} has no connection file for a {role} in {directory / names[0]}\n"
-        f"  fix: hpccluster credentials export {names[0]} --role {role} where the cluster was started"
+        f"cluster {names[0]} has no connection file for a {role} in {directory / names[0]}; has it ended?\n"
+        f"  fix: see hpccluster status {names[0]}; if it runs, hpccluster credentials export {names[0]} --role {role} there"
     )
 
 

@@ -29,7 +29,7 @@ from hpccluster.protocol.messages import (
     PutData,
     Role,
 )
-from hpccluster.runtime import sync
+from hpccluster.runtime import forks, sync
 from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
@@ -64,6 +64,7 @@ class Client:
         self.address = file.addresses[0] if file.addresses else ""
         self.cluster_name = file.name
         sync.run(self._connect(file, name, timeout))
+        forks.tell(self)
 
     async def _connect(self, file: ConnectionFile, name: str, timeout: float) -> None:
         security = Security.from_connection_file(file) if file.certificate else None
@@ -281,7 +282,7 @@ class Client:
 
     def _live(self) -> ClientLink:
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # it may have been raised before
         assert self._link is not None
         return self._link
 
@@ -326,7 +327,7 @@ class Client:
 
     def _say(self, entry: TaskEntry | Message) -> None:
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # it may have been raised before
         self._outgoing.say(entry)
 
     def _release(self, record: FutureRecord) -> None:
@@ -366,12 +367,20 @@ class Client:
             self._closed = error
         self._settle_all(error)
 
-    def _settle_all(self, error: HpcClusterError) -> None:
+    def _settle_all(self, error: HpcClusterError, *, tell: bool = True) -> None:
         for record in list(self._records.values()):
-            if record.state is FutureState.STORED:
+            if record.state is FutureState.STORED or (record.state is FutureState.PENDING and not tell):
                 record.state, record.outcome = FutureState.LOST, error
             else:
                 record.settle(FutureState.LOST, error)
+
+    def _forked(self) -> None:
+        """This is a child of the client's process: the connection is the parent's, and so is whoever waits."""
+        text = (
+            f"this process was forked from the one whose client this is; make one here: Client({self.cluster_name!r})"
+        )
+        self._closed = ClusterClosed(text)
+        self._settle_all(self._closed, tell=False)
 
 
 async def _all(work: Sequence[Any]) -> list[Any]:

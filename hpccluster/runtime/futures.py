@@ -248,7 +248,7 @@ class DoneAndNotDone(NamedTuple):
 
 
 def wait(
-    futures: Iterable[Future[Any]],
+    futures: Future[Any] | Iterable[Future[Any]],
     timeout: float | None = None,
     return_when: Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"] = "ALL_COMPLETED",
 ) -> DoneAndNotDone:
@@ -256,7 +256,9 @@ def wait(
 
     Raises `TimeoutError` when ``timeout`` seconds were not enough, as dask's ``wait`` does.
     """
-    everything = list(dict.fromkeys(futures))
+    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
+        raise ValueError(f'return_when={return_when!r}: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION"')
+    everything = [futures] if isinstance(futures, Future) else list(dict.fromkeys(futures))
     deadline = None if timeout is None else time.monotonic() + timeout
     settled: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
     left = 0
@@ -339,7 +341,7 @@ class as_completed(Iterator[Any]):  # noqa: N801 - the name that the standard li
         try:
             future = self._settled.get(timeout=remaining)
         except queue.Empty:
-            raise TimeoutError(f"{self._left} futures are not done in time") from None
+            raise TimeoutError(f"still not done when the time was up: {self._left}") from None
         self._left -= 1
         if not self._with_results:
             return future

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpccluster.comm.connection_file import ConnectionFile, find_connection_file, read_connection_file
-from hpccluster.errors import ClusterNotFound
+from hpccluster.errors import ClusterClosed, ClusterNotFound
 from hpccluster.protocol.messages import Role
 
 CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
@@ -28,6 +28,8 @@ def module_paths() -> list[str]:
 def connection_of(target: Any) -> ConnectionFile:
     """The connection file that a user's way of naming a cluster means."""
     where = getattr(target, "connection_file", target)
+    if getattr(target, "is_closed", False) and not Path(where).exists():  # a forked child holds its cluster closed
+        raise ClusterClosed(f"cluster {target.name!r} is closed")
     if where is None:
         where = os.environ.get(CLUSTER_VARIABLE)
         if not where:
@@ -37,6 +39,9 @@ def connection_of(target: Any) -> ConnectionFile:
             )
     if isinstance(where, ConnectionFile):
         return where
+    if not isinstance(where, str | os.PathLike):
+        kind = type(where).__name__
+        raise TypeError(f"Client() takes a cluster, its name or address, or the path of a connection file, not {kind}")
     text = str(where)
     if text.startswith("tcp://"):  # plain on purpose: nothing to find
         return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), created=_EPOCH, expires=_EPOCH)

@@ -262,6 +262,13 @@ def test_wait_and_as_completed(client: Client, tmp_path: Path) -> None:
     assert sorted(value for _, value in as_completed(quick, with_results=True)) == [0, 2, 4]
 
 
+def test_wait_takes_one_future_and_known_words_only(client: Client) -> None:
+    future = client.submit(double, 1)
+    assert wait(future, timeout=20).done == {future}
+    with pytest.raises(ValueError, match="FIRST_COMPLETED"):
+        wait([future], return_when="ANY")  # type: ignore[arg-type]
+
+
 def test_callbacks_and_await(client: Client) -> None:
     called: list[Any] = []
     heard = threading.Event()
@@ -329,6 +336,47 @@ def test_a_closed_client_says_so_and_hangs_nowhere(cluster: LocalCluster, tmp_pa
         pending.result(timeout=5)
     with pytest.raises(ClusterClosed):
         client.submit(double, 1)
+
+
+def test_a_closed_client_raises_the_same_short_traceback_each_time(cluster: LocalCluster) -> None:
+    client = Client(cluster)
+    client.close()
+    depths = []
+    for _ in range(3):
+        with pytest.raises(ClusterClosed) as caught:
+            client.submit(double, 1)
+        depths.append(len(caught.traceback))
+    assert depths == [depths[0]] * 3
+
+
+def test_a_child_of_the_program_is_told_to_make_a_client_of_its_own(client: Client, cluster: LocalCluster) -> None:
+    pending = client.submit(time.sleep, 1)
+
+    def child(answers: Any) -> None:
+        for ask in (pending.result, lambda: client.submit(double, 1)):
+            with pytest.raises(ClusterClosed, match=r"was forked .* make one here: Client"):
+                ask()
+        with Client(cluster) as own:
+            answers.put(own.submit(double, 4).result(timeout=20))
+
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=child, args=(answers,))
+    process.start()
+    assert answers.get(timeout=30) == 8
+    process.join(20)
+    assert pending.result(timeout=20) is None, "the parent's client is untouched"
+
+
+def test_targets_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not int"):
+        Client(3)
+    with LocalCluster(n_workers=0) as cluster:
+        pass
+    with pytest.raises(ClusterClosed, match=f"'{cluster.name}' is closed"):
+        Client(cluster)
+    with pytest.raises(ClusterNotFound, match="fix: copy a file to here"):
+        Client("tls://127.0.0.1:9")
 
 
 # ------------------------------------------------------------------------------------------------------------ programs

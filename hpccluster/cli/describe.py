@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,14 @@ def _yaml(value: Any) -> str:
 @click.argument("file", required=False, type=click.Path())
 def validate_command(file: str | None) -> None:
     """Check the whole configuration, or one FILE that describes a cluster (exit code 2: something is wrong)."""
+    from hpccluster.cli.preview import preview_script
+
     config = configuration()
     if file is not None:
-        check_values(config.resolve_file(Path(file).expanduser()))
+        resolved = config.resolve_file(Path(file).expanduser())
+        check_values(resolved)
+        with suppress(BackendUnavailable):  # what is used elsewhere can be checked here
+            preview_script(resolved)
         say(f"{file}: fine")
         return
     problems = config.problems()

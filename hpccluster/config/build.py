@@ -18,7 +18,7 @@ from typing import Any
 
 from hpccluster.config import load
 from hpccluster.config.check import check, show, suggest
-from hpccluster.config.schema import KEYWORD, Node, ResolvedCluster
+from hpccluster.config.schema import KEYWORD, Node, Origin, ResolvedCluster
 from hpccluster.errors import BackendNotFound, ConfigError
 
 OptionsOf = Callable[[str], type[Any]]
@@ -33,12 +33,15 @@ class _Layer:
 
     sections: dict[str, Values] = field(default_factory=dict)
     clusters: dict[str, Values] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Where each section begins."""
 
     def add(self, part: str, values: Node, path: str) -> None:
         if part == "clusters":
             for name, cluster in _mapping(values, "clusters").items():
                 _merge(self.clusters.setdefault(name, {}), _keys(_mapping(cluster, f"clusters.{name}"), name))
         else:
+            self.origins.setdefault(part, values.origin)
             _merge(self.sections.setdefault(part, {}), _keys(_mapping(values, path), path))
 
 
@@ -149,12 +152,13 @@ class Config:
 
     def _check_sections(self) -> None:
         for layer in (self._file_layer, self._environment):
-            for section, values in layer.sections.items():
+            for section in layer.sections:
                 try:
                     self.options_of(section)
                 except BackendNotFound as error:
-                    where = next((str(node.origin) for node in values.values()), "configuration")
-                    raise ConfigError(f"{where}: {section}: {error}") from error
+                    where = str(layer.origins[section])
+                    near = "; did you mean 'clusters'?" if difflib.get_close_matches(section, ["clusters"]) else ""
+                    raise ConfigError(f"{where}: {section}: {error}{near}") from error
         for cluster, values in self._environment.clusters.items():
             if cluster not in {_match(name, self._environment.clusters) for name in self._file_layer.clusters}:
                 where = next((str(node.origin) for node in values.values()), "environment")

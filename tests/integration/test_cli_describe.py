@@ -56,8 +56,27 @@ def test_what_is_wrong_in_the_configuration_is_said_in_one_error(commands: Comma
     assert "hpccluster.yaml line 3" in said
     write(commands, 'slurm: {queue: "a\\nb"}\n')
     assert "hpccluster.yaml line 1" in commands.err("config", "validate", code=2)
+    write(commands, "\nclutsers:\n  gpu: {backend: slurm}\n")
+    assert "hpccluster.yaml line 2: clutsers: no backend 'clutsers'" in (
+        said := commands.err("config", "validate", code=2)
+    )
+    assert "did you mean 'clusters'?" in said
     (commands.directory / "hpccluster.yaml").chmod(0o666)
     assert "can be changed by everybody" in commands.err("config", "show", code=2)
+
+
+def test_a_file_that_is_fine_can_be_submitted(commands: Commands) -> None:
+    file = commands.directory / "one.yaml"
+    for text, problem in (
+        ("backend: slurm\ncores: 2\n", "missing: memory"),
+        ("backend: slurm\ncores: 2\nprocesses: 4\nmemory: 8GB\n", "choose processes from 1, 2"),
+        ("backend: slurm\ncores: 2\nmemory: 8GB\ntemplate: no.sh\n", "no.sh"),
+    ):
+        file.write_text(text)
+        file.chmod(0o600)
+        assert problem in commands.err("config", "validate", "one.yaml", code=2)
+    file.write_text("backend: slurm\ncores: 2\nmemory: 8GB\n")
+    assert commands.out("config", "validate", "one.yaml") == "one.yaml: fine\n"
 
 
 def test_the_schema_is_json(commands: Commands) -> None:

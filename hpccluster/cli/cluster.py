@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hpccluster.cli.output import progress, say, write_json, write_table
-from hpccluster.errors import CancelFailed, ConfigError
+from hpccluster.cli.output import progress, say, write_error, write_json, write_table
+from hpccluster.errors import CancelFailed, ConfigError, HpcClusterError
 from hpccluster.units import format_age, format_bytes, parse_bytes
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -128,18 +128,26 @@ def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Stop a cluster and its program; cancel its jobs and verify that they are gone."""
     from hpccluster.cli.running import ask
 
-    reports = {}
+    reports: dict[str, Any] = {}
+    errors: list[HpcClusterError] = []
+    left: list[str] = []
     for name in names:
-        with progress(f"stopping {name!r}"):
-            reports[name] = ask(name, "close", {"timeout": timeout}, wait=timeout + 10.0)
-    if as_json:
-        write_json(reports)
-    left = []
-    for name, report in reports.items():
-        cancelled, unconfirmed = report.get("cancelled", []), report.get("unconfirmed", [])
-        left += unconfirmed
+        try:
+            with progress(f"stopping {name!r}"):
+                report = reports[name] = ask(name, "close", {"timeout": timeout}, wait=timeout + 10.0)
+        except HpcClusterError as error:  # the others are stopped all the same
+            errors.append(error)
+            continue
+        cancelled = report.get("cancelled", [])
+        left += report.get("unconfirmed", [])
         if not as_json:
             count = f"{len(cancelled)} job{'' if len(cancelled) == 1 else 's'} cancelled and gone"
             say(f"stopped {name!r}: {count if cancelled else 'no jobs were left'}")
+    if as_json:
+        write_json(reports)
     if left:
         raise CancelFailed(f"the batch system did not confirm the end of these jobs: {', '.join(left)}")
+    for earlier in errors[:-1]:
+        write_error(earlier)
+    if errors:
+        raise errors[-1]

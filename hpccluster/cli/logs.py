@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,7 +47,8 @@ def logs_command(name: str, follow: bool, job: str | None, of_head: bool, tail: 
             raise LogsUnavailable(f"{name!r} keeps no log: it writes to its terminal")
         source, path = ("head", directory / HEAD_LOG) if of_head else ("program", directory / PROGRAM_LOG)
         if follow and not as_json:
-            follow_file(path, directory, tail=tail, until=_head_is_over if of_head else program_is_over)
+            with says_what_goes_on(name):
+                follow_file(path, directory, tail=tail, until=_head_is_over if of_head else program_is_over)
             return
         text = _last_lines(_read(path), tail)
     if as_json:
@@ -65,8 +67,18 @@ def wait_command(name: str, timeout: float | None) -> int:
     record, directory = find_cluster(name)
     if record.program is None and record.state != "ended":
         raise ConfigError(f"cluster {name!r} has no program to wait for; it lives until: hpccluster down {name}")
-    with progress(f"waiting for {name!r}"):
+    with says_what_goes_on(name), progress(f"waiting for {name!r}"):
         return program_exit_code(wait_for_end(directory, wait_for_program(directory, timeout)))
+
+
+@contextmanager
+def says_what_goes_on(name: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting, and not what is waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"{name!r} goes on; stop it with: hpccluster down {name}")
+        raise
 
 
 def _job_log(name: str, record: HeadRecord, directory: Path, job: str, tail: int | None) -> str:

@@ -107,6 +107,9 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:  # a group alone: its message is its help
+        note(error.format_message())
+        return USAGE
     except click.UsageError as error:
         if debug:
             raise

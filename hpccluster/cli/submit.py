@@ -149,18 +149,15 @@ def _tell(spec: HeadSpec, ready: HeadReady, tell: Callable[[str], None]) -> None
 
 def _stay(ready: HeadReady, *, show: bool) -> int:
     """Wait for the program; its exit code."""
-    from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_end, wait_for_program
+    from hpccluster.cli.logs import follow_file, program_exit_code, says_what_goes_on, wait_for_end, wait_for_program
     from hpccluster.head.directory import PROGRAM_LOG
 
     directory = Path(ready.directory)
-    try:
+    with says_what_goes_on(ready.name):
         if show:
             record = follow_file(directory / PROGRAM_LOG, directory)
         else:
             with progress(f"waiting for {ready.name!r}"):
                 record = wait_for_program(directory)
         record = wait_for_end(directory, record)
-    except KeyboardInterrupt:
-        note(f"{ready.name!r} goes on; stop it with: hpccluster down {ready.name}")
-        raise
     return program_exit_code(record)

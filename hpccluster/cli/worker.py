@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpccluster.cli.running import find_live
 from hpccluster.comm.connection_file import find_connection_file, read_connection_file
 from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError, PeerLost
+from hpccluster.head.directory import RECORD
 from hpccluster.protocol.messages import Role
 from hpccluster.runtime.exits import EXIT_NO_HEAD, EXIT_REFUSED
 from hpccluster.runtime.settings import DEATH_TIMEOUT, WorkerSettings
@@ -90,4 +92,6 @@ def _scheduler(options: WorkerOptions) -> tuple[Path | None, tuple[str, ...]]:
             raise CredentialError(f"{where}: {hint}") from error
         raise
     read_connection_file(path, Role.WORKER)
+    if options.connection_file is None and (path.parent / RECORD).exists():
+        find_live(path.parent.name)  # a scheduler that is gone is not waited for
     return path, ()

@@ -59,6 +59,14 @@ def test_down_ends_a_scheduler(commands: Commands) -> None:
     assert files_of(commands.state) == []
 
 
+def test_nobody_waits_for_a_scheduler_that_was_killed(commands: Commands) -> None:
+    with commands.started("scheduler", "--name", "x", "--host", "127.0.0.1", "--port", "0") as scheduler:
+        scheduler.wait_for("connect ")
+        scheduler.process.kill()
+        scheduler.wait()
+    assert "the head of cluster 'x' is gone without a word" in commands.err("worker", "x", code=5)
+
+
 def test_plain_tcp_comes_with_a_warning(commands: Commands) -> None:
     arguments = ("scheduler", "--name", "open", "--host", "127.0.0.1", "--port", "0", "--protocol", "tcp")
     with commands.started(*arguments) as scheduler:

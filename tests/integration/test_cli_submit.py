@@ -85,7 +85,10 @@ def test_a_running_program_is_looked_at_and_stopped(commands: Commands) -> None:
     assert "stage" in commands.out("logs", "sweep", "--job", job["name"])
     assert commands.out("logs", "sweep", "--head")
     assert "goes on" in commands.err("wait", "sweep", "--timeout", "0.1", code=124)
-    assert "stopped 'sweep': 2 jobs cancelled and gone" in commands.out("down", "sweep")
+    down = commands.run("down", "nothing", "sweep", "never", code=5)
+    assert "stopped 'sweep': 2 jobs cancelled and gone" in down.stdout
+    assert "no cluster 'nothing'" in down.stderr
+    assert "no cluster 'never'" in down.stderr
     wait_until_gone(commands.state)
     assert commands.out("logs", "sweep") == "ready\n"
     assert state_of(commands) == "killed"
@@ -93,6 +96,11 @@ def test_a_running_program_is_looked_at_and_stopped(commands: Commands) -> None:
 
 def test_logs_are_followed_to_the_programs_end(commands: Commands) -> None:
     submit(commands, "--", sys.executable, "stays.py")
+    with commands.started("logs", "-f", "sweep") as logs:
+        logs.wait_for("ready")
+        logs.process.send_signal(signal.SIGINT)
+        assert logs.wait() == 130
+        assert "'sweep' goes on; stop it with: hpccluster down sweep" in logs.output
     with commands.started("logs", "-f", "sweep") as logs:
         logs.wait_for("ready")
         (commands.directory / "end").touch()

@@ -77,6 +77,14 @@ def test_wrong_usage_is_one_short_error(
     assert len(err.splitlines()) <= 3
 
 
+@pytest.mark.parametrize("group", ["config", "credentials"])
+def test_a_group_alone_shows_what_it_has(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([group]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"Usage: hpccluster {group}")
+    assert "Commands:" in err
+
+
 def test_a_failure_of_ours_is_125_where_the_codes_are_the_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["submit", "--wait", "--nope"]) == 125
     assert run(["submit", "--wait"]) == 125

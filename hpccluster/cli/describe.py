@@ -26,13 +26,19 @@ def config_command() -> None:
 
 @config_command.command("show")
 @click.argument("name", required=False)
+@click.option("-c", "--cluster", metavar="FILE|NAME", help="The same for a name; or what a FILE describes, merged.")
 @click.option("--all", "with_defaults", is_flag=True, help="The defaults, too.")
 @_JSON
-def show_command(name: str | None, with_defaults: bool, as_json: bool) -> None:
+def show_command(name: str | None, cluster: str | None, with_defaults: bool, as_json: bool) -> None:
     """Show every value with its origin: of all backends and clusters, or of one."""
     config = configuration()
-    names = [name] if name is not None else [*config.backends, *config.clusters]
-    found = {name: config.resolve(name) for name in names}
+    wanted = cluster or name
+    target = Target(wanted, None, ())
+    if wanted is not None and target.is_file:
+        found = {wanted: config.resolve_file(Path(wanted).expanduser())}
+    else:
+        names = [wanted] if wanted is not None else [*config.backends, *config.clusters]
+        found = {name: config.resolve(name) for name in names}
     shown = {name: _facts(resolved, with_defaults=with_defaults) for name, resolved in found.items()}
     if as_json:
         write_json(

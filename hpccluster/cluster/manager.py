@@ -108,6 +108,12 @@ class ClusterManager(ClusterControls):
             manager._open(resolved, start_timeout, head)
         return manager
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """A subclass names its keywords, for people and type checkers; a wrong one is told what it should be."""
+        super().__init_subclass__(**rest)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", describe.with_named_keywords(vars(cls)["__init__"]))  # noqa: B010
+
     def _open(self, resolved: ResolvedCluster, start_timeout: float, head: Starting) -> None:
         """Make this head the one of this description, or join the running cluster of its name."""
         from hpccluster.cluster import describe

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
+from hpccluster import LocalCluster, SLURMCluster
 from hpccluster.cluster import describe
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import ConfigError
@@ -61,3 +63,13 @@ def test_a_script_does_not_linger() -> None:
     assert describe.linger_of(make({})) == 0.0
     with pytest.raises(ConfigError, match="linger"):
         describe.linger_of(make({"linger": "a while"}))
+
+
+def test_a_keyword_that_is_unknown_or_called_otherwise_here_is_named() -> None:
+    with pytest.raises(ConfigError, match="SLURMCluster: unknown keyword 'coress'; did you mean 'cores'?"):
+        SLURMCluster(coress=2)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="'project'; here it is called 'account'"):
+        SLURMCluster(project="x")  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="LocalCluster: unknown keyword 'n_wrokers'; did you mean 'n_workers'?"):
+        LocalCluster(n_wrokers=2)  # type: ignore[call-arg]
+    assert "walltime" in inspect.signature(SLURMCluster).parameters

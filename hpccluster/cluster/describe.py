@@ -5,19 +5,17 @@ Must not start or contact anything.
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
-from hpccluster.config import ResolvedCluster, load_config, suggest
+from hpccluster.config import ResolvedCluster, load_config
 from hpccluster.errors import ClusterError, ClusterNotFound, ConfigError
 from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
@@ -47,21 +45,6 @@ def with_size(keywords: Mapping[str, Any], n_workers: int | None) -> dict[str, A
     if keywords.get("scale") is not None or keywords.get("adapt") is not None:
         raise ConfigError("n_workers is the size at the start: it excludes scale and adapt")
     return {**keywords, "scale": {"workers": n_workers}}
-
-
-def with_named_keywords(init: Callable[..., None]) -> Callable[..., None]:
-    """The same ``__init__``, but an unknown keyword is a `ConfigError` that says what it is called here."""
-    known = [name for name in inspect.signature(init).parameters if name != "self"]
-
-    @functools.wraps(init)
-    def checked(self: object, *args: Any, **keywords: Any) -> None:
-        unknown = [key for key in keywords if key not in known]
-        if unknown:
-            kind = type(self).__name__
-            raise ConfigError("\n".join(f"{kind}: unknown keyword {key!r}{suggest(key, known)}" for key in unknown))
-        init(self, *args, **keywords)
-
-    return checked
 
 
 def make_scale(

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from hpccluster.cluster.controls import ClusterControls
+from hpccluster.cluster.keywords import with_named_keywords
 from hpccluster.cluster.launch import START_TIMEOUT, RunningHead, Starting, StartingHead, check_no_worker_imports_this
 from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError
 
@@ -112,7 +113,7 @@ class ClusterManager(ClusterControls):
         """A subclass names its keywords, for people and type checkers; a wrong one is told what it should be."""
         super().__init_subclass__(**rest)
         if "__init__" in vars(cls):
-            setattr(cls, "__init__", describe.with_named_keywords(vars(cls)["__init__"]))  # noqa: B010
+            setattr(cls, "__init__", with_named_keywords(vars(cls)["__init__"]))  # noqa: B010
 
     def _open(self, resolved: ResolvedCluster, start_timeout: float, head: Starting) -> None:
         """Make this head the one of this description, or join the running cluster of its name."""

@@ -11,7 +11,7 @@ from hpccluster.errors import ConfigError
 
 def with_named_keywords(init: Callable[..., None]) -> Callable[..., None]:
     """The same ``__init__``, but an unknown keyword is a `ConfigError` that says what it is called here."""
-    code = init.__code__  # type: ignore[attr-defined]
+    code = init.__code__
     known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
     @functools.wraps(init)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from hpccluster.cli.output import note, progress, write_json
+from hpccluster.cli.output import note, progress, says_what_goes_on, write_json
 from hpccluster.errors import ClusterClosed, ConfigError, LogsUnavailable, StartTimeout
 from hpccluster.head.directory import HEAD_LOG, PROGRAM_LOG, HeadRecord, is_alive, read_record
 
@@ -69,16 +68,6 @@ def wait_command(name: str, timeout: float | None) -> int:
         raise ConfigError(f"cluster {name!r} has no program to wait for; it lives until: hpccluster down {name}")
     with says_what_goes_on(name), progress(f"waiting for {name!r}"):
         return program_exit_code(wait_for_end(directory, wait_for_program(directory, timeout)))
-
-
-@contextmanager
-def says_what_goes_on(name: str) -> Iterator[None]:
-    """Ctrl-C ends the waiting, and not what is waited for."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        note(f"{name!r} goes on; stop it with: hpccluster down {name}")
-        raise
 
 
 def _job_log(name: str, record: HeadRecord, directory: Path, job: str, tail: int | None) -> str:

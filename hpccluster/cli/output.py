@@ -133,6 +133,16 @@ def progress(text: str) -> Iterator[None]:
         status.stop()
 
 
+@contextlib.contextmanager
+def says_what_goes_on(name: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting, and not what is waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"{name!r} goes on; stop it with: hpccluster down {name}")
+        raise
+
+
 def write_error(error: BaseException) -> None:
     """An error for people: at most ten lines on stderr, the first with its code."""
     text = str(error).rstrip() or type(error).__name__

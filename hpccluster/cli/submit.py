@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from hpccluster.cli.description import Target, description_options
-from hpccluster.cli.output import note, progress, say, write_json
+from hpccluster.cli.output import note, progress, say, says_what_goes_on, write_json
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import ConfigError, SubmitRefused
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
@@ -66,23 +66,24 @@ def submit_command(
             ready = start_head(spec, python=python).ready
     except SubmitRefused as error:
         raise with_origin(error, resolved.origins) from error
-    if as_json:
-        write_json(
-            {
-                "name": ready.name,
-                "id": ready.id,
-                "backend": spec.backend,
-                "host": socket.gethostname(),
-                "pid": ready.pid,
-                "address": ready.address,
-                "directory": ready.directory,
-                "plan": ready.plan,
-            }
-        )
-    else:
-        # Standard output belongs to the program where it is shown.
-        _tell(spec, ready, note if wait else say)
-    return _stay(ready, show=not as_json) if wait else 0
+    with says_what_goes_on(ready.name):
+        if as_json:
+            write_json(
+                {
+                    "name": ready.name,
+                    "id": ready.id,
+                    "backend": spec.backend,
+                    "host": socket.gethostname(),
+                    "pid": ready.pid,
+                    "address": ready.address,
+                    "directory": ready.directory,
+                    "plan": ready.plan,
+                }
+            )
+        else:
+            # Standard output belongs to the program where it is shown.
+            _tell(spec, ready, note if wait else say)
+        return _stay(ready, show=not as_json) if wait else 0
 
 
 def resolve_program(
@@ -149,15 +150,14 @@ def _tell(spec: HeadSpec, ready: HeadReady, tell: Callable[[str], None]) -> None
 
 def _stay(ready: HeadReady, *, show: bool) -> int:
     """Wait for the program; its exit code."""
-    from hpccluster.cli.logs import follow_file, program_exit_code, says_what_goes_on, wait_for_end, wait_for_program
+    from hpccluster.cli.logs import follow_file, program_exit_code, wait_for_end, wait_for_program
     from hpccluster.head.directory import PROGRAM_LOG
 
     directory = Path(ready.directory)
-    with says_what_goes_on(ready.name):
-        if show:
-            record = follow_file(directory / PROGRAM_LOG, directory)
-        else:
-            with progress(f"waiting for {ready.name!r}"):
-                record = wait_for_program(directory)
-        record = wait_for_end(directory, record)
+    if show:
+        record = follow_file(directory / PROGRAM_LOG, directory)
+    else:
+        with progress(f"waiting for {ready.name!r}"):
+            record = wait_for_program(directory)
+    record = wait_for_end(directory, record)
     return program_exit_code(record)

@@ -38,6 +38,8 @@ class ScaleRequest:
                 f"scale takes exactly one of workers, jobs, cores and memory, not {', '.join(given) or 'none'}"
             )
         for unit, amount in given.items():
+            if type(amount) is not int:
+                raise ConfigError(f"scale({unit}={amount!r}): a size is a whole number")
             if amount < 0:
                 raise ConfigError(f"scale({unit}={amount}): a size is not negative")
         return given

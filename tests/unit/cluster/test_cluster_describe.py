@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_the_state_directory_may_use_what_shells_expand(tmp_path: Path, monkeypa
 def test_a_size_that_is_none_is_refused(keywords: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         describe.make_scale(**keywords)
+
+
+@pytest.mark.parametrize("amount", ["3", 2.5, True])
+def test_a_size_is_a_whole_number(amount: Any) -> None:
+    with pytest.raises(ConfigError, match="a size is a whole number"):
+        describe.make_scale(workers=amount)
 
 
 def test_n_workers_is_a_way_to_say_scale() -> None:

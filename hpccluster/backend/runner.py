@@ -74,14 +74,21 @@ class LocalRunner(Runner):
                 variables.pop(name, None)
             else:
                 variables[name] = value
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=variables,
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await _end(await starting)  # it may run already, and nobody else knows it
+            raise
         except (FileNotFoundError, PermissionError) as error:
             raise BackendUnavailable(
                 f"{argv[0]}: {error.strerror or error} (is it on PATH, and are you on a host that can submit jobs?)",

@@ -33,7 +33,7 @@ from hpccluster.runtime import forks, sync
 from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
-from hpccluster.runtime.outgoing import Outgoing, TaskEntry, make_options
+from hpccluster.runtime.outgoing import Outgoing, TaskEntry, make_key, make_options
 from hpccluster.runtime.structure import find_futures, is_large, pickles_large, replace_futures
 from hpccluster.runtime.target import connection_of, module_paths
 
@@ -96,6 +96,7 @@ class Client:
         /,
         *args: Any,
         key: str | None = None,
+        pure: bool = False,
         priority: int = 0,
         retries: int = 0,
         workers: str | Sequence[str] | None = None,
@@ -108,23 +109,25 @@ class Client:
         Futures among the arguments, also inside containers, are replaced by their results; a function of ``__main__``, a
         notebook or the REPL works. ``priority``: higher runs earlier. ``retries``: further runs after an exception.
         ``workers``: names, addresses, hosts or jobs of the workers that may run it. ``key``: futures of one key share one
-        task. Raises what pickling raises, and `ClusterClosed`.
+        task; ``pure=True`` makes the key from function and arguments. Raises what pickling raises, and `ClusterClosed`.
         """
         pickled = self._functions.get(function)
         options = make_options(priority, retries, workers, allow_other_workers, resources)
         body, needs, held = self._pickle(args, kwargs, None)
+        shared = make_key(key, pickled, body, needs, self.name) if key or pure else ""
         number = next(self._numbers)
         record = self._records[number] = FutureRecord(number)
-        self._say((number, pickled, body, needs, key or "", options))
+        self._say((number, pickled, body, needs, shared, options))
         del held  # the inputs had to live until their consumer was said
-        return Future(self, record, pickled.name)
+        return Future(self, record, pickled.name, shared)
 
     def map(
         self,
         function: Callable[..., T],
         /,
         *iterables: Iterable[Any],
-        key: str | None = None,
+        key: str | Sequence[str] | None = None,
+        pure: bool = False,
         priority: int = 0,
         retries: int = 0,
         workers: str | Sequence[str] | None = None,
@@ -134,7 +137,8 @@ class Client:
     ) -> list[Future[T]]:
         """Run ``function`` for each element (or for each tuple of several iterables, as the built-in ``map`` does).
 
-        The futures are in the order of the elements. ``key`` is a prefix here; the rest is as for `submit`.
+        The futures are in the order of the elements. ``key`` is a prefix here, or a list of keys; the rest is as for
+        `submit`.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
@@ -145,11 +149,15 @@ class Client:
         records, name, say = self._records, pickled.name, self._say
         for position, args in enumerate(zip(*iterables, strict=False)):
             body, needs, held = self._pickle(args, kwargs, scattered)
+            shared = ""
+            if key or pure:
+                own = f"{key}-{position}" if isinstance(key, str) and key else key[position] if key else None
+                shared = make_key(own, pickled, body, needs, self.name)
             number = next(self._numbers)
             record = records[number] = FutureRecord(number)
-            say((number, pickled, body, needs, f"{key}-{position}" if key else "", options))
+            say((number, pickled, body, needs, shared, options))
             del held  # the inputs had to live until their consumer was said
-            futures.append(Future(self, record, name))
+            futures.append(Future(self, record, name, shared))
         return futures
 
     def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:

@@ -119,17 +119,18 @@ class Future(Generic[T]):
     task that has not run yet never will.
     """
 
-    __slots__ = ("__weakref__", "_client", "_name", "_record")
+    __slots__ = ("__weakref__", "_client", "_key", "_name", "_record")
 
-    def __init__(self, client: Client, record: FutureRecord, name: str) -> None:
+    def __init__(self, client: Client, record: FutureRecord, name: str, key: str = "") -> None:
         self._client = client
         self._record = record
         self._name = name
+        self._key = key
 
     @property
     def key(self) -> str:
-        """A name for people: the function's name and the future's number."""
-        return f"{self._name}-{self._record.id}"
+        """The key that was given, or that ``pure`` made; else the function's name and the future's number."""
+        return self._key or f"{self._name}-{self._record.id}"
 
     @property
     def status(self) -> str:

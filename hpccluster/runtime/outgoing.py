@@ -7,6 +7,7 @@ need it were sent. Any thread may put something in; the loop's thread sends it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from hpccluster.runtime.futures import FutureRecord
 
 TASKS_PER_MESSAGE = 1000
 BYTES_PER_MESSAGE = 256 * 1024
+KEY_LIMIT = 1000
 PLAIN = TaskOptions()
 
 TaskEntry: TypeAlias = tuple[int, PickledFunction, bytes, list[int], str, TaskOptions]
@@ -133,6 +135,21 @@ class _Run:
         needs = self.needs if self.needing else []
         keys = self.keys if self.keyed else []
         return SubmitTasks(self.first, self.function.id, self.bodies, needs, keys, self.options)
+
+
+def make_key(key: str | None, function: PickledFunction, arguments: bytes, needs: list[int], client: str) -> str:
+    """The key under which futures share a task: the user's own, or one of what is called with what.
+
+    Futures inside the arguments are numbered per client, so that such a key is a client's own. Raises `ValueError`.
+    """
+    if key is not None:
+        if not isinstance(key, str) or len(key) > KEY_LIMIT:
+            raise ValueError(f"a key is a text of at most {KEY_LIMIT} characters")
+        return key
+    digest = hashlib.blake2b(function.id + arguments, digest_size=16)
+    if needs:
+        digest.update(f"{client} {needs}".encode())
+    return f"{function.name}-{digest.hexdigest()}"
 
 
 def make_options(

@@ -128,6 +128,19 @@ def test_keys_are_shared_by_futures_and_clients(client: Client, cluster: LocalCl
         again = client.submit(lambda: os.urandom(8), key="once")
         elsewhere = other.submit(lambda: os.urandom(8), key="once")
         assert first.result(20) == again.result(20) == elsewhere.result(20)
+        assert first.key == "once"
+    with pytest.raises(ValueError, match="a key is"):
+        client.submit(double, 1, key="x" * 2000)
+
+
+def test_pure_calls_share_a_task(client: Client) -> None:
+    first, again = (client.submit(os.urandom, 8, pure=True) for _ in range(2))
+    other, impure = client.submit(os.urandom, 9, pure=True), client.submit(os.urandom, 8)
+    assert first.key == again.key != other.key
+    assert first.result(20) == again.result(20) != impure.result(20)
+    mapped = client.map(os.urandom, [8, 8], pure=True)
+    assert client.gather(mapped) == [first.result()] * 2
+    assert [f.key for f in client.map(double, [1, 2], key=["a", "b"])] == ["a", "b"]
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

@@ -194,6 +194,19 @@ def worker_exited(core: Core, message: WorkerExited) -> None:
             core.enqueue(task, first=True)
 
 
+def last_words(log: str) -> list[str]:
+    """The few lines of a dead worker's output that tell most.
+
+    Of the dump of Python's faulthandler that is what happened and where, not the end: the frames below user code are ours.
+    """
+    lines = [line.rstrip() for line in log.strip().splitlines() if line.strip()]
+    fatal = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return lines[-5:]
+    thread = next((n for n, line in enumerate(lines) if n > fatal and line.startswith("Current thread")), fatal)
+    return [lines[fatal], *(line.strip() for line in lines[thread + 1 : thread + 4])]
+
+
 def _too_deadly(core: Core, task: TaskRecord, message: WorkerExited) -> None:
     how = f"signal {message.signal}" if message.signal else f"exit code {message.exit_code}"
     assert task.function is not None
@@ -201,8 +214,8 @@ def _too_deadly(core: Core, task: TaskRecord, message: WorkerExited) -> None:
         f"{task.function.name} was running in {task.deaths} workers when they died; the last was {message.worker} "
         f"({how}, peak memory {format_bytes(message.peak_memory)})"
     )
-    if message.log_tail.strip():
-        last = message.log_tail.strip().splitlines()[-5:]
+    last = last_words(message.log_tail)
+    if last:
         text += "\nits last output:\n" + "\n".join(f"  | {line}" for line in last)
     error = task_error(
         "WorkerDied",

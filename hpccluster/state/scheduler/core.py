@@ -61,6 +61,8 @@ class Core:
         """Clients' data on its way, by task."""
         self.next_task = 1
         self.next_function = 1
+        self.impossible: dict[GroupKey, tuple[float, bool]] = {}
+        """Groups that no worker could run: since when, and whether their client was told."""
         self.turn = 0
         """Counts the turns of clients in having tasks placed."""
         self.now = 0.0

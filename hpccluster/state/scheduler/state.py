@@ -44,6 +44,7 @@ from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.events import DataHeld, PeerJoined, PeerLeft, RetireWorkers, SchedulerEvent, Tick
 from hpccluster.state.scheduler.placement import place, rebalance
 from hpccluster.state.scheduler.records import ClientRecord, WorkerRecord
+from hpccluster.state.scheduler.warn import warn_of_impossible
 
 FROM_CLIENT: dict[type, Any] = {
     DefineFunction: from_clients.define,
@@ -116,6 +117,7 @@ class SchedulerState(Core):
         """Everything that is not for a known client or worker; what nobody may say is dropped."""
         if isinstance(message, Tick):
             rebalance(self)
+            warn_of_impossible(self)
         elif isinstance(message, PeerJoined):
             self._joined(source, message)
         elif isinstance(message, PeerLeft):

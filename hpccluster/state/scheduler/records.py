@@ -194,8 +194,8 @@ class WorkerRecord:
         self.alone = False
         """It is given nothing more until it is empty: for a suspect, which runs alone."""
         self.holds: set[TaskRecord] = set()
-        self.doubts: dict[int, int] = {}
-        """How often somebody could not get a result of which it has the only copy."""
+        self.doubts: dict[int, tuple[int, float]] = {}
+        """How often, and when last, somebody could not get a result of which it has the only copy."""
         self.function_numbers: set[int] = set()
         self.retiring = False
         self.leaving = False

@@ -287,13 +287,17 @@ def forget(core: Core, task: TaskRecord) -> None:
 def doubt(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
     """Somebody could not get the task's data from ``holder``, which is connected.
 
-    That may be the network's fault, or a moment's: the last copy is given up at the third time only.
+    That may be the network's fault, or a moment's: the last copy is given up at the third time only. What is said at one
+    time, by several tasks that waited for the same fetch, counts once.
     """
-    times = holder.doubts.get(task.id, 0) + 1
-    if times < DOUBTS and task.holders is not None and len(task.holders) == 1:
-        holder.doubts[task.id] = times
-    else:
-        lose_data(core, task, holder)
+    times, last = holder.doubts.get(task.id, (0, -1.0))
+    if task.holders is not None and len(task.holders) == 1:
+        if last < core.now:
+            times += 1
+        if times < DOUBTS:
+            holder.doubts[task.id] = times, core.now
+            return
+    lose_data(core, task, holder)
 
 
 def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:

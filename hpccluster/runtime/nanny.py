@@ -125,13 +125,12 @@ class Nanny:
             if not joining.done():
                 return 0  # told to end before it had begun
             joining.result()
-            say_stage("net-ok")
-            say_stage("auth-ok")
+            self._say("net-ok", "auth-ok")
             self._start_workers()
             await over
         except HpcClusterError as error:
             if isinstance(error, CredentialError | HandshakeFailed):
-                say_stage("net-ok")
+                self._say("net-ok")
             log.error("hpccluster worker: %s", error)
             return exit_code(error)
         finally:
@@ -139,6 +138,12 @@ class Nanny:
             over.cancel()
             await self._end()
         return self._exit_code()
+
+    def _say(self, *stages: str) -> None:
+        """Stages are for the diagnosis of jobs: a person who starts workers by hand sees what happens."""
+        if self._settings.job:
+            for stage in stages:
+                say_stage(stage)
 
     def _start_workers(self) -> None:
         if not self._host:

@@ -6,10 +6,12 @@ Must not know how a cluster comes to be or ends.
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hpccluster.errors import ClusterClosed, CommError, HpcClusterError
+from hpccluster.errors import ClusterClosed, CommError, HpcClusterError, SubmitRefused
 
 if TYPE_CHECKING:
     from hpccluster.cluster.control import OnNotice
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 class ClusterControls:
     """The part of a `ClusterManager` that speaks to the head."""
+
+    _origins: Mapping[str, object] = MappingProxyType({})
+    """Where each option was said: ``hpccluster.yaml line 4``."""
 
     def _connect(
         self,
@@ -170,6 +175,8 @@ class ClusterControls:
             self._remote.run(wait_with_progress(self._remote, n, timeout))
         except CommError as error:
             raise self._explain(error) from error
+        except SubmitRefused as error:
+            raise self._where_said(error) from None
 
     def get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool = True, *, tail: int | None = None
@@ -198,6 +205,14 @@ class ClusterControls:
             return self._remote.ask(operation, **arguments)
         except CommError as error:
             raise self._explain(error) from error
+        except SubmitRefused as error:
+            raise self._where_said(error) from None
+
+    def _where_said(self, error: SubmitRefused) -> SubmitRefused:
+        """The refusal with the place of the option that it is about: the head does not know where that was said."""
+        from hpccluster.backend.refusal import with_origin
+
+        return with_origin(error, self._origins)
 
     def _check_open(self) -> None:
         if self._closed:

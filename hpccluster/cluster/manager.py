@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from hpccluster.cluster.controls import ClusterControls
 from hpccluster.cluster.keywords import with_named_keywords
 from hpccluster.cluster.launch import START_TIMEOUT, RunningHead, Starting, StartingHead, check_no_worker_imports_this
-from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError
+from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError, SubmitRefused
 
 if TYPE_CHECKING:
     from hpccluster.config import ResolvedCluster
@@ -126,7 +126,11 @@ class ClusterManager(ClusterControls):
             self._set(spec.name, running.address, parent / spec.name)
             self._take_over(spec.linger)
             return
-        started = head.finish(spec, timeout=start_timeout)
+        self._origins = resolved.origins
+        try:
+            started = head.finish(spec, timeout=start_timeout)
+        except SubmitRefused as error:
+            raise self._where_said(error) from None
         ready = started.ready
         self._set(ready.name, ready.address, Path(ready.directory), head=started, linger=spec.linger)
         self._own()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpccluster.errors import ClusterError
+from hpccluster.runtime.parent import die_with_parent
 from hpccluster.runtime.target import CLUSTER_VARIABLE
 
 
@@ -50,6 +52,7 @@ class Program:
                 stdout=descriptor,
                 stderr=descriptor,
                 start_new_session=True,
+                preexec_fn=functools.partial(die_with_parent, os.getpid()),
             )
         except OSError as error:
             raise ClusterError(

@@ -10,7 +10,6 @@ worker's and nobody else's.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import os
@@ -26,9 +25,8 @@ import msgspec
 from msgspec import Struct
 
 from hpccluster.runtime.exits import EXIT_BUG
+from hpccluster.runtime.parent import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
-"""prctl(2), from <linux/prctl.h>."""
 REQUEST_LIMIT = 64 * 1024
 """Bytes of one request or report: each is one packet."""
 
@@ -220,7 +218,7 @@ class _Server:
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)  # so that what its tasks start can be ended with it
-            _die_with_parent(parent)
+            die_with_parent(parent)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a task that asks the terminal would be stopped
             os.dup2(stderr, 2)
             for descriptor in (stderr, self._wake, self._waking, self._lifeline_held):
@@ -282,11 +280,3 @@ def _kill_group(leader: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         if leader != os.getpgrp():
             os.killpg(leader, signal.SIGKILL)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it has ended before we asked
-        os._exit(0)

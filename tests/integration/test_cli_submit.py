@@ -147,3 +147,12 @@ def test_a_head_that_was_killed_is_said_to_be_lost(commands: Commands) -> None:
         assert "is gone without a word" in commands.err(*arguments, code=5)
     (commands.directory / "end").touch()
     submit(commands, "--wait", "--", sys.executable, "program.py", "0")
+
+
+def test_a_program_does_not_outlive_its_killed_head(commands: Commands) -> None:
+    submit(commands, "--", sys.executable, "stays.py")
+    head = json.loads(commands.out("status", "sweep", "--json"))["pid"]
+    os.kill(head, signal.SIGKILL)
+    wait_until_gone(commands.state)
+    assert state_of(commands) == "lost"
+    assert "is gone without a word" in commands.err("jobs", "sweep", code=5)

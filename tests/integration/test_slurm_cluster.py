@@ -114,6 +114,30 @@ def test_a_refused_job_raises_slurms_own_words(slurm: PrivateSlurm) -> None:
     assert 'queue="shrot"' in said["text"]
 
 
+def test_a_refusal_names_the_line_that_said_it(slurm: PrivateSlurm) -> None:
+    (slurm.home / "wrong.yaml").write_text("backend: slurm\ncores: 1\nmemory: 300MB\nqueue: shrot\n")
+    (slurm.home / "wrong.yaml").chmod(0o644)
+    said = run(
+        slurm,
+        """
+        texts = []
+        with ClusterManager.from_file("wrong.yaml") as cluster:
+            try:
+                cluster.scale(jobs=1)
+            except HpcClusterError as error:
+                texts.append(str(error))
+        try:
+            ClusterManager.from_file("wrong.yaml", n_workers=1)
+        except HpcClusterError as error:
+            texts.append(str(error))
+        say(texts=texts)
+        """,
+    )
+    assert len(said["texts"]) == 2
+    for text in said["texts"]:
+        assert "wrong.yaml line 4" in text, text
+
+
 def test_a_job_that_dies_before_its_workers_join_says_why(slurm: PrivateSlurm) -> None:
     said = run(
         slurm,

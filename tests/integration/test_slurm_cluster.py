@@ -8,63 +8,15 @@ from __future__ import annotations
 
 import json
 import signal
-import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.deadline import wait_until
 from support.private_slurm import PrivateSlurm
+from support.slurm_programs import assert_nothing_left, processes, program, queue_of, run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
-
-HEADER = """
-import json, os, subprocess, sys, time
-from hpccluster import Client, ClusterManager, SLURMCluster, wait
-from hpccluster.errors import HpcClusterError
-
-def squeue():
-    text = subprocess.run(["squeue", "--me", "-h", "-o", "%j %T"], capture_output=True, text=True, check=True).stdout
-    return sorted(line.split() for line in text.splitlines())
-
-def until(question, seconds=40):
-    end = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.1)
-
-def say(**facts):
-    print(json.dumps(facts), flush=True)
-
-def where(x):
-    return os.environ["SLURMD_NODENAME"], x * x
-
-SMALL = dict(cores=2, processes=2, memory="400MB", walltime="00:10:00")
-"""
-
-
-def program(body: str) -> str:
-    return HEADER + textwrap.dedent(body)
-
-
-def run(slurm: PrivateSlurm, body: str, *, timeout: float = 100.0) -> dict[str, Any]:
-    """What the program said last; it must end well and say nothing unexpected."""
-    done = slurm.run_as_user([slurm.python, "-c", program(body)], timeout=timeout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    said["stderr"] = done.stderr
-    return said
-
-
-def queue_of(slurm: PrivateSlurm) -> list[str]:
-    done = slurm.run_as_user(["squeue", "--me", "-h", "-o", "%A %j %T"])
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def assert_nothing_left(slurm: PrivateSlurm) -> None:
-    assert queue_of(slurm) == []
 
 
 def test_work_runs_in_jobs_on_several_nodes_and_nothing_is_left(slurm: PrivateSlurm) -> None:
@@ -278,14 +230,6 @@ def test_killing_the_owner_takes_running_and_pending_jobs_along(slurm: PrivateSl
     owner.wait()
     wait_until(lambda: not queue_of(slurm), "an empty queue", timeout=15)
     wait_until(lambda: not processes(slurm), "no process of the cluster", timeout=15)
-
-
-def processes(slurm: PrivateSlurm) -> list[str]:
-    """Command lines of hpccluster's processes of this Slurm's user."""
-    done = slurm.run_as_user(
-        ["ps", "-u", str(slurm.user or ""), "-o", "args="] if slurm.user else ["ps", "x", "-o", "args="]
-    )
-    return [line for line in done.stdout.splitlines() if "hpccluster." in line and str(slurm.directory) in line]
 
 
 SWEEP = """

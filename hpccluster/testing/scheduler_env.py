@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from hpccluster.protocol import codec
-from hpccluster.protocol.messages import PROTOCOL_VERSION, Hello, Message, Role
+from hpccluster.protocol.messages import PROTOCOL_VERSION, Hello, Message, Role, RunTasks
 from hpccluster.state.scheduler import invariants
 from hpccluster.state.scheduler.actions import Action, DropHeld, HoldData, WorkerRetired
 from hpccluster.state.scheduler.events import (
@@ -64,6 +64,8 @@ class SchedulerEnv:
         """Data that the scheduler's own process holds."""
         self.labels: dict[int, str] = {}
         """Of tasks, as far as a peer has got to know them."""
+        self.attempts: dict[int, int] = {}
+        """The last attempt of each task that was handed out."""
 
     # ------------------------------------------------------------------------------------------------------- the peers
 
@@ -133,10 +135,13 @@ class SchedulerEnv:
 
     def hold(self, label: str, worker: WorkerPeer, *, succeeded: bool = True) -> None:
         """The shell answers a `HoldData`."""
-        task = self.id_of(label)
+        self.answer_hold(HoldData(self.id_of(label), worker.name, worker.address), succeeded=succeeded)
+
+    def answer_hold(self, action: HoldData, *, succeeded: bool) -> None:
+        """The shell has fetched that data, or has failed to."""
         if succeeded:
-            self.held.add(task)
-        self.handle(SHELL, [DataHeld(task, worker.name, succeeded)])
+            self.held.add(action.task)
+        self.handle(SHELL, [DataHeld(action.task, action.worker, succeeded)])
 
     # ------------------------------------------------------------------------------------------------ what is expected
 
@@ -200,6 +205,7 @@ class SchedulerEnv:
 
     def handle(self, source: str, events: Sequence[SchedulerEvent]) -> None:
         """One step of the machine, with what it asks for delivered."""
+        self.now += 1e-6  # no two steps happen at the same time
         outbox = self.state.handle(source, events, self.now)
         if self.validate:
             invariants.check(self.state)
@@ -213,9 +219,17 @@ class SchedulerEnv:
             assert name in by_name, f"a message to {name}, who is not connected: {messages}"
             peer = by_name[name]
             for frame in codec.encode_batches(messages):
-                peer.mailbox.extend(peer.decode(frame))
+                received = peer.decode(frame)
+                self._check_attempts(received)
+                peer.mailbox += received
             if not self.latency:
                 peer.read_all()
+
+    def _check_attempts(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            for run in message.tasks if isinstance(message, RunTasks) else ():
+                assert run.attempt > self.attempts.get(run.task, -1), f"handed out twice: {run}"
+                self.attempts[run.task] = run.attempt
 
     def say(self, source: str, messages: Sequence[Message]) -> None:
         """A peer's messages, by way of bytes."""

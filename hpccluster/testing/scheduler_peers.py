@@ -60,6 +60,8 @@ class Peer:
         """On its way."""
         self.inbox: list[Message] = []
         """Read, and neither expected nor answered yet."""
+        self.has_lied = False
+        """The test lets it say what is not so: what it is told then may not fit its books."""
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -130,6 +132,8 @@ class ClientPeer(Peer):
         """Per future what the client knows: ``stored``, then at the latest ``finished``, ``erred`` or ``cancelled``."""
         self.asked: set[int] = set()
         """Futures that were cancelled or asked for: told of again even when they have an outcome."""
+        self.locations: dict[int, DataLocation] = {}
+        """Per future the last answer to `locate`."""
         self.defined: set[str] = set()
 
     # ------------------------------------------------------------------------------------------------------------ says
@@ -225,14 +229,16 @@ class ClientPeer(Peer):
         elif isinstance(message, TasksCancelled):
             self._note_outcomes(message.futures, "cancelled")
         elif isinstance(message, DataPlacement):
-            self.env.labels[message.task] = self.labels[message.future]
+            self.env.labels[message.task] = self.labels.get(message.future, "")
+        elif isinstance(message, DataLocation):
+            self.locations[message.future] = message
         return [message]
 
     def _note_outcomes(self, futures: Sequence[int], outcome: str) -> None:
         assert len(set(futures)) == len(futures), f"{self.name} is told twice of one future: {futures}"
         for future in futures:
             before = self.outcomes.get(future)
-            assert before in (None, "stored") or future in self.asked, (
+            assert before in (None, "stored") or future in self.asked or self.has_lied, (
                 f"{self.name}/{self.labels[future]} is {outcome} after it was {before}"
             )
             self.outcomes[future] = outcome

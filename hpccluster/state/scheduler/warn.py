@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpccluster.protocol.messages import Notice, TaskOptions
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.placement import allowed_workers
-from hpccluster.state.scheduler.records import TaskState
+from hpccluster.state.scheduler.records import ReadyGroup, TaskState
 
 PATIENCE = 15.0
 """Seconds that a fitting worker has to come before a client is told."""
@@ -19,15 +19,25 @@ def warn_of_impossible(core: Core) -> None:
             continue
         since, told = core.impossible.get(key, (core.now, False))
         if not told and core.now - since >= PATIENCE:
-            count = sum(task.state is TaskState.READY for task in group.tasks)
-            text = (
-                f"{count} task{'s wait' if count != 1 else ' waits'} for what no worker has: {_wanted(group.options)}"
-            )
-            here = ", ".join(sorted(core.workers)[:5]) or "none"
-            core.out.send(group.client.name, Notice("warning", f"{text} (workers: {here})"))
-            told = True
+            told = _warn(core, group)
         waiting[key] = (since, told)
     core.impossible = waiting
+
+
+def _warn(core: Core, group: ReadyGroup) -> bool:
+    tasks = [task for task in group.tasks if task.state is TaskState.READY and task.group is group]
+    if not tasks:
+        return False
+    text = (
+        f"{len(tasks)} task{'s wait' if len(tasks) != 1 else ' waits'} for what no worker has: {_wanted(group.options)}"
+    )
+    here = ", ".join(sorted(core.workers)[:5])
+    notice = Notice("warning", f"{text} (workers: {here})")
+    waiting = [group.client, *(client for task in tasks for client, _ in task.wanted)]
+    for client in dict.fromkeys(waiting):  # whoever submitted them may have left others waiting
+        if core.clients.get(client.name) is client:
+            core.out.send(client.name, notice)
+    return True
 
 
 def _could_ever(core: Core, options: TaskOptions) -> list[bool]:

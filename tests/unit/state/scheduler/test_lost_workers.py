@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpccluster.protocol.messages import InputsMissing, RunTask
 from hpccluster.testing.scheduler_env import SchedulerEnv
 from hpccluster.testing.scheduler_peers import result_of
 
@@ -215,6 +216,20 @@ class TestDataThatCannotBeHad:
         w1.finish("a")
         client.expect_results("a")
         w2.expect_run("b")
+
+    def test_many_complaints_at_once_are_one(self, env: SchedulerEnv) -> None:
+        client, w1, w2 = env.client(), env.worker("w1"), env.worker("w2", threads=9)
+        client.submit("a", workers=["w1"])
+        w1.expect_run("a")
+        w1.store("a")
+        client.expect_stored("a")
+        tasks = [f"{number}" for number in range(9)]
+        client.submit(*tasks, needs=["a"], workers=["w2"])
+        runs = w2.expect_run(*tasks)
+        w2.runs.clear()
+        number = runs[0].dependencies[0].task
+        w2.say(*(InputsMissing(run.task, run.attempt, [number], [w1.address]) for run in runs))
+        assert len(w2.take(RunTask)) == 9
 
     def test_one_of_several_copies_is_given_up_at_once(self, env: SchedulerEnv) -> None:
         client, w1, w2 = env.client(), env.worker("w1"), env.worker("w2")

@@ -113,10 +113,12 @@ def test_three_terminals(commands: Commands) -> None:
         assert address is not None
         arguments = ("--nworkers", "2", "--nthreads", "1", "--memory-limit", "1GiB", "--name", "mine")
         with commands.started("worker", address[0], *arguments) as worker:
-            line = re.search(r"(?m)^.*worker mine-0 .*$", worker.wait_for("worker mine-1 "))
+            worker.wait_for("worker mine-1 ")  # either may be first
+            line = re.search(r"(?m)^.*worker mine-0 .*$", worker.wait_for("worker mine-0 "))
             assert line is not None
             assert f"registered with {address[0]}  (1 thread, 1.0 GiB)" in line[0]
             scheduler.wait_for("worker mine-1 ")
+            scheduler.wait_for("worker mine-0 ")
             names = [it["name"] for it in json.loads(commands.out("workers", "hand", "--json"))]
             assert sorted(names) == ["mine-0", "mine-1"]
             program = "from hpccluster import Client\nprint(Client('hand').submit(pow, 2, 10).result())"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from hpccluster.cluster.launch import START_TIMEOUT
 from hpccluster.cluster.manager import ClusterManager
 from hpccluster.resources import default_processes
-from hpccluster_local.options import machine_cores
+from hpccluster_local.options import machine_cores, machine_memory
 
 _OWN = ("self", "n_workers", "threads_per_worker", "processes", "memory_limit")
 """What `LocalCluster` says in its own words, to be translated."""
@@ -19,6 +19,8 @@ class LocalCluster(ClusterManager):
     """A cluster on this machine, by default as large as the machine. Each worker is a job of its own.
 
         cluster = LocalCluster(n_workers=2, threads_per_worker=2)
+
+    It returns when its first workers have joined, and raises `JobDied` where they cannot.
 
     ``memory_limit`` is a worker's: "auto" is its share of the machine's memory, 0 or None no limit.
     ``processes=False``: head and workers run inside this process, tasks in threads, for tests and for looking into
@@ -64,10 +66,21 @@ class LocalCluster(ClusterManager):
             n_workers=None if has_size else workers,
             cores=threads,
             processes=1,
-            memory=None if memory_limit == "auto" else memory_limit or 0,
+            memory=_memory(workers, threads) if memory_limit == "auto" else memory_limit or 0,
             inside=not processes,
             **given,
         )
+        try:
+            # here they are there in an instant, or something is wrong with them: both are known before this returns
+            self.wait_for_workers(timeout=start_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+
+def _memory(workers: int, threads: int) -> int | None:
+    """A worker's share in bytes, where there are more threads than cores; None: by its share of the cores."""
+    return machine_memory() // workers if workers * threads > machine_cores() else None
 
 
 def _share(workers: int | None, threads: int | None) -> tuple[int, int]:

@@ -50,11 +50,12 @@ IS_THOROUGH = os.environ.get("HPCCLUSTER_SEARCH") == "thorough"
 CLIENTS = ("alice", "bob", "carol")
 WORKERS = ("w0", "w1", "w2", "w3")
 CLIENT_ACTS = (
-    "submit, submit, submit, put, place, place, release, release, release, cancel, locate, locate, answer, cannot push"
+    "submit, submit, submit, put, place, place, release, release, release old, cancel, locate, locate, answer, push, push, "
+    "cannot push"
 ).split(", ")
 EVENTS = (
     "worker comes, worker dies, worker is killed, worker leaves, retire, retire all, client comes, client leaves, shell, "
-    "shell fails, time, time, time, time"
+    "shell fails, data arrives, data arrives, time, time, time, time"
 ).split(", ")
 MOST_ROUNDS = 400
 
@@ -148,6 +149,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.wanted: dict[ClientPeer, set[str]] = {}
         self.said: list[tuple[str, Message]] = []
         """What workers have said or could have said, to be said again."""
+        self.pushed: list[tuple[WorkerPeer, int]] = []
+        """Data that clients have pushed to workers that have not said so yet."""
         self.runs: list[RunTask] = []
         """What has ever been handed out."""
         self.may_lie = False
@@ -215,6 +218,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             case "release":
                 client.release(*known)
                 self.wanted[client].difference_update(known)
+            case "release old":
+                old = list(client.futures)[: len(client.futures) // 2]
+                client.release(*old)
+                self.wanted[client].difference_update(old)
             case "cancel":
                 client.cancel(*known[:1])
                 self.wanted[client].difference_update(known[:1])
@@ -227,7 +234,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             case _:
                 client.read_all()
                 for message in client.take(DataPlacement):
-                    client.say(DataPlaced(message.future, ""))
+                    worker = next((w for w in self.workers if w.address == message.address), None)
+                    if worker is not None and act == "push":
+                        self.pushed.append((worker, message.task))
+                        client.say(DataPlaced(message.future, message.address))
+                    else:
+                        client.say(DataPlaced(message.future, ""))
 
     def submit(self, client: ClientPeer, tasks: Submission) -> None:
         needs, keys, how = tasks
@@ -312,6 +324,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 client = one_of(self.clients, at)
                 del self.wanted[client]
                 client.leave()
+        elif act == "data arrives":
+            self.data_arrives()
         elif act.startswith("shell"):
             self.shell_holds(act == "shell")
         elif act == "retire all":
@@ -345,6 +359,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.nanny.testify(worker, *running)
         self.worker_comes(worker.name, runs)
 
+    def data_arrives(self) -> None:
+        """Workers that are still there say that they have what clients have pushed to them."""
+        pushed, self.pushed = self.pushed, []
+        for worker, task in pushed:
+            if self.env.workers.get(worker.name) is worker:
+                worker.data.add(task)
+                worker.say(DataStored(task, 1))
+
     def shell_holds(self, can: bool) -> None:
         actions, self.env.actions = self.env.actions, []
         for action in actions:
@@ -359,7 +381,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.said and self.env.peers())
     def said_again(self, at: int, who: int, is_own: bool) -> None:
         """Once more, by the same peer or by any other; it is known to be untrue only of a worker that has the task."""
-        source, message = one_of(self.said, at)
+        source, message = one_of(self.said[-8:], at)
         self.lie(source if is_own else one_of(self.env.peers(), who).name, message)
 
     @rule(at=pick, which=pick, data=st.data())
@@ -444,6 +466,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 if name not in self.env.workers:
                     self.worker_comes(name, 2)
             self.shell_holds(True)
+            self.data_arrives()
             for client in self.clients:
                 client.answer()
             for worker in self.workers:

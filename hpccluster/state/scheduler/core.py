@@ -17,13 +17,13 @@ from hpccluster.protocol.messages import (
 )
 from hpccluster.state.scheduler.actions import Outbox
 from hpccluster.state.scheduler.records import (
+    READY,
     ClientRecord,
     FunctionRecord,
     GroupKey,
     Placement,
     ReadyGroup,
     TaskRecord,
-    TaskState,
     WorkerRecord,
 )
 
@@ -148,8 +148,8 @@ class Core:
         cancelled.tasks.append(number)
         cancelled.attempts.append(attempt)
 
-    def run(self, worker: WorkerRecord, message: RunTask, function: FunctionRecord, size: int) -> None:
-        """Put a task of ``size`` bytes into the worker's next `RunTasks`, its function before it."""
+    def run(self, worker: WorkerRecord, runs: list[RunTask], function: FunctionRecord, size: int) -> None:
+        """Put tasks of ``size`` bytes into the worker's next `RunTasks`, their function before it."""
         if function.number not in worker.function_numbers:
             worker.function_numbers.add(function.number)
             self._bodies.setdefault(worker.name, []).append(
@@ -157,9 +157,9 @@ class Core:
             )
         box = self._runs.get(worker.name)
         if box is None:
-            self._runs[worker.name] = [message]
+            self._runs[worker.name] = runs
         else:
-            box.append(message)
+            box += runs
         self._run_bytes += size
         if self._run_bytes > PORTION:
             self._flush_runs()
@@ -201,7 +201,7 @@ class Core:
 
         A task whose inputs are done, or that runs again, goes first: it frees memory, and it is older.
         """
-        task.state = TaskState.READY
+        task.state = READY
         self.ready += 1
         group = task.group
         assert group is not None

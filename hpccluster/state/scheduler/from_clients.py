@@ -20,12 +20,16 @@ from hpccluster.protocol.messages import (
 from hpccluster.state.scheduler.core import Core, task_error
 from hpccluster.state.scheduler.placement import is_named
 from hpccluster.state.scheduler.records import (
+    ERRED,
+    FINISHED,
+    PLACING,
+    READY,
+    RELEASED,
     UNFINISHED,
     ClientRecord,
     FunctionRecord,
     Placement,
     TaskRecord,
-    TaskState,
 )
 from hpccluster.state.scheduler.transitions import (
     AVAILABLE,
@@ -67,17 +71,16 @@ def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
         core.out.send(client.name, TaskErred(new, task_error("RemoteProtocolError", f"the tasks {wrong}")))
         return
     options = message.options
+    retries = options.retries
     group = core.group_of(client, options)
     known = client.futures
     order = -max(-HIGHEST_PRIORITY, min(options.priority, HIGHEST_PRIORITY)) * MANY
     if not message.dependencies and not message.keys and known.keys().isdisjoint(futures):
         number = core.next_task
         for future, arguments in zip(futures, message.arguments, strict=True):
-            task = TaskRecord(number, function, arguments, group)
-            task.order = order + number
-            task.retries = options.retries
+            task = TaskRecord(number, function, arguments, group, order + number, retries)
             task.wanted.append((client, future))
-            task.state = TaskState.READY
+            task.state = READY
             core.tasks[number] = task
             known[future] = task
             group.tasks.append(task)
@@ -96,11 +99,10 @@ def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
         if shared is not None:
             _share(core, client, future, shared)
             continue
-        task = TaskRecord(core.next_task, function, message.arguments[index], group)
+        number = core.next_task
+        task = TaskRecord(number, function, message.arguments[index], group, order + number, retries)
         core.next_task += 1
         function.tasks += 1
-        task.order = order + task.id
-        task.retries = options.retries
         task.key = key
         task.wanted.append((client, future))
         core.tasks[task.id] = task
@@ -139,12 +141,12 @@ def _share(core: Core, client: ClientRecord, future: int, task: TaskRecord) -> N
     """One more future for a task that exists."""
     client.futures[future] = task
     task.wanted.append((client, future))
-    if task.state is TaskState.RELEASED:
+    if task.state is RELEASED:
         task.attempt += 1
         begin(core, task, again=True)
     elif task.state in AVAILABLE:
         core.tell_result(client, future, task)
-    elif task.state is TaskState.ERRED:
+    elif task.state is ERRED:
         assert task.error is not None
         core.out.send(client.name, TaskErred([future], task.error))
 
@@ -157,7 +159,7 @@ def put(core: Core, client: ClientRecord, message: PutData) -> None:
         if future in client.futures:
             continue
         task = _data_record(core, client, future)
-        task.state = TaskState.FINISHED
+        task.state = FINISHED
         task.payload = payload
         task.size = len(payload)
 
@@ -176,7 +178,7 @@ def place_data(core: Core, client: ClientRecord, message: PlaceData) -> None:
     if message.future in client.futures:
         return
     task = _data_record(core, client, message.future)
-    task.state = TaskState.PLACING
+    task.state = PLACING
     task.size = message.size
     core.unfinished += 1
     placement = Placement(task, client, message.future, message.workers)
@@ -263,7 +265,7 @@ def locate(core: Core, client: ClientRecord, message: LocateData) -> None:
     if task is None:
         core.out.send(client.name, TasksCancelled([message.future]))
         return
-    if task.state is TaskState.ERRED:
+    if task.state is ERRED:
         assert task.error is not None
         core.out.send(client.name, TaskErred([message.future], task.error))
         return
@@ -292,5 +294,5 @@ def client_left(core: Core, client: ClientRecord) -> None:
     for placement in list(client.placing.values()):  # another client's task needs it
         lose_placement(core, placement, f"client {client.name} left before it had handed the data over")
     for key in [key for key in core.groups if key[1] is client]:
-        if not any(task.state is TaskState.READY for task in core.groups[key].tasks):
+        if not any(task.state is READY for task in core.groups[key].tasks):
             del core.groups[key]

@@ -15,7 +15,15 @@ from hpccluster.protocol.messages import (
 )
 from hpccluster.state.scheduler.core import Core, task_error
 from hpccluster.state.scheduler.from_clients import find_place, lose_placement
-from hpccluster.state.scheduler.records import UNFINISHED, FunctionRecord, TaskRecord, TaskState, WorkerRecord
+from hpccluster.state.scheduler.records import (
+    PLACING,
+    READY,
+    STORED,
+    UNFINISHED,
+    FunctionRecord,
+    TaskRecord,
+    WorkerRecord,
+)
 from hpccluster.state.scheduler.transitions import (
     add_holder,
     complete,
@@ -62,7 +70,7 @@ def worker_left(core: Core, worker: WorkerRecord) -> None:
         if placement.worker is worker and placement.pushed:
             lose_placement(core, placement, f"its only copy was on worker {worker.name}, which is gone")
     for task in sorted(worker.holds, key=lambda record: -record.id):  # what is computed again goes to the front, too
-        if task.state is TaskState.STORED:  # one of the others may have taken it along
+        if task.state is STORED:  # one of the others may have taken it along
             lose_data(core, task, worker)
     for retiree in core.retirees.values():
         retiree.handover = {task: target for task, target in retiree.handover.items() if target is not worker}
@@ -154,7 +162,7 @@ def replicas_added(core: Core, worker: WorkerRecord, message: ReplicasAdded) -> 
 def _extra_copy(core: Core, worker: WorkerRecord, number: int) -> None:
     """The worker has a result that it was not asked to compute now: as good as any other copy, or useless."""
     task = core.tasks.get(number)
-    if task is not None and task.state is TaskState.STORED:
+    if task is not None and task.state is STORED:
         add_holder(task, worker)
     elif number not in worker.in_flight:  # else it would free the new result, too
         core.tell_to_free(worker, number)
@@ -163,7 +171,7 @@ def _extra_copy(core: Core, worker: WorkerRecord, number: int) -> None:
 def data_stored(core: Core, worker: WorkerRecord, message: DataStored) -> None:
     """A client's data has arrived at the worker."""
     task = core.tasks.get(message.task)
-    if task is not None and task.state is TaskState.PLACING:
+    if task is not None and task.state is PLACING:
         complete(core, task, payload=None, size=message.size, holder=worker)
     else:
         _extra_copy(core, worker, message.task)
@@ -189,7 +197,7 @@ def worker_exited(core: Core, message: WorkerExited) -> None:
         task.deaths += 1
         if task.deaths > core.allowed_deaths and len(suspects) == 1:
             _too_deadly(core, task, message)
-        elif task.state is TaskState.READY and core.is_suspect(task) and task not in core.suspects:
+        elif task.state is READY and core.is_suspect(task) and task not in core.suspects:
             core.ready -= 1
             core.enqueue(task, first=True)
 

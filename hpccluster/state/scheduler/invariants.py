@@ -25,11 +25,19 @@ from collections import Counter
 
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.records import (
+    ASSIGNED,
+    ERRED,
+    FINISHED,
+    FORGOTTEN,
+    PLACING,
+    READY,
+    RELEASED,
+    STORED,
     UNFINISHED,
+    WAITING,
     ClientRecord,
     FunctionRecord,
     TaskRecord,
-    TaskState,
     WorkerRecord,
 )
 from hpccluster.state.scheduler.transitions import AVAILABLE, distinct
@@ -43,12 +51,12 @@ def check(core: Core) -> None:
     """Raise `InvariantBroken`, naming the rule, if one does not hold."""
     tasks = core.tasks.values()
     _hold(2, core.unfinished == sum(task.state <= UNFINISHED for task in tasks), core.unfinished)
-    _hold(1, core.ready == sum(task.state is TaskState.READY for task in tasks), core.ready)
+    _hold(1, core.ready == sum(task.state is READY for task in tasks), core.ready)
     listed = {task for group in core.groups.values() for task in group.tasks if task.group is group}
     for task in tasks:
         _check_state(core, task)
         _check_links(core, task)
-        if task.state is TaskState.READY:
+        if task.state is READY:
             _hold(1, task in listed or task in core.suspects, task)
     for worker in core.workers.values():
         _check_worker(core, worker)
@@ -67,33 +75,33 @@ def _hold(rule: int, holds: bool, what: object) -> None:
 
 def _check_state(core: Core, task: TaskRecord) -> None:
     state = task.state
-    _hold(3, (state is TaskState.ASSIGNED) == (task.worker is not None), task)
-    if state is TaskState.READY:
+    _hold(3, (state is ASSIGNED) == (task.worker is not None), task)
+    if state is READY:
         _hold(1, all(needed.state in AVAILABLE for needed in task.dependencies), task)
-    elif state is TaskState.ASSIGNED:
+    elif state is ASSIGNED:
         assert task.worker is not None
         _hold(3, core.workers.get(task.worker.name) is task.worker and task.id in task.worker.in_flight, task)
-    elif state is TaskState.WAITING:
+    elif state is WAITING:
         missing = sum(needed.state not in AVAILABLE for needed in distinct(task.dependencies))
         _hold(4, missing == task.waiting > 0, (task, missing, task.waiting))
-    elif state is TaskState.FINISHED:
+    elif state is FINISHED:
         _hold(5, task.payload is not None and not task.dependencies, task)
-    elif state is TaskState.STORED:
+    elif state is STORED:
         _hold(5, bool(task.holders), task)
-    elif state is TaskState.ERRED:
+    elif state is ERRED:
         _hold(5, task.error is not None and not task.dependencies, task)
-    elif state is TaskState.RELEASED:
+    elif state is RELEASED:
         _hold(10, task.function is not None and bool(task.dependants), task)
-    _hold(14, (state is TaskState.PLACING) == (task.id in core.placing), task)
+    _hold(14, (state is PLACING) == (task.id in core.placing), task)
     for holder in task.holders or ():
-        _hold(6, task in holder.holds and state is TaskState.STORED, (task, holder))
+        _hold(6, task in holder.holds and state is STORED, (task, holder))
         _hold(5, holder is core.holder or core.workers.get(holder.name) is holder, (task, holder))
 
 
 def _check_links(core: Core, task: TaskRecord) -> None:
     for needed in task.dependencies:
         _hold(7, needed.dependants is not None and task in needed.dependants, (task, needed))
-        _hold(7, needed.state is not TaskState.FORGOTTEN, (task, needed))
+        _hold(7, needed.state is not FORGOTTEN, (task, needed))
     for dependant in task.dependants or ():
         _hold(7, task in dependant.dependencies, (task, dependant))
     consumers = sum(dependant.state <= UNFINISHED for dependant in task.dependants or ())
@@ -108,7 +116,7 @@ def _check_links(core: Core, task: TaskRecord) -> None:
 def _check_worker(core: Core, worker: WorkerRecord) -> None:
     used: Counter[str] = Counter()
     for task in worker.in_flight.values():
-        _hold(3, task.worker is worker and task.state is TaskState.ASSIGNED, (worker, task))
+        _hold(3, task.worker is worker and task.state is ASSIGNED, (worker, task))
         if task.group is not None:
             used.update(task.group.options.resources)
     expected = sum(task.expected for task in worker.in_flight.values())
@@ -133,7 +141,7 @@ def _check_client(core: Core, client: ClientRecord) -> None:
     for future, placement in client.placing.items():
         task = placement.task
         _hold(14, core.placing.get(task.id) is placement and placement.future == future, (client, future))
-        _hold(14, placement.client is client and task.state is TaskState.PLACING, (client, future))
+        _hold(14, placement.client is client and task.state is PLACING, (client, future))
 
 
 def _check_supply(core: Core) -> None:
@@ -141,7 +149,7 @@ def _check_supply(core: Core) -> None:
         _hold(12, core.workers.get(worker.name) is worker, worker)
         if len(worker.in_flight) < worker.threads:
             for group in core.groups.values():
-                waits = [task for task in group.tasks if task.state is TaskState.READY and task.group is group]
+                waits = [task for task in group.tasks if task.state is READY and task.group is group]
                 _hold(13, group.constrained or not waits, (worker, waits))
 
 

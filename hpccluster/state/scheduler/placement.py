@@ -15,7 +15,7 @@ from heapq import heapify, heapreplace
 
 from hpccluster.protocol.messages import Dependency, RunTask, TakeBack, TaskOptions
 from hpccluster.state.scheduler.core import Core
-from hpccluster.state.scheduler.records import ReadyGroup, TaskRecord, TaskState, WorkerRecord
+from hpccluster.state.scheduler.records import ASSIGNED, READY, ReadyGroup, TaskRecord, WorkerRecord
 
 WINDOW = 0.1
 """Seconds of work in flight per thread."""
@@ -25,6 +25,8 @@ BANDWIDTH = 500e6
 """Bytes per second that a transfer between workers is assumed to reach."""
 TURN = 256
 """Tasks that one client gets placed before the next one's turn."""
+STRETCH = 1e-3
+"""Seconds of work that a worker is given at a stretch: so short that it makes no difference who gets it."""
 
 _NO_DEPENDENCIES: list[Dependency] = []
 _Heap = list[tuple[float, int, WorkerRecord]]
@@ -76,7 +78,7 @@ def place(core: Core) -> None:
 def _place_suspects(core: Core) -> None:
     """Give each suspect a worker of its own, or begin to empty one for it."""
     for task, emptying in list(core.suspects.items()):
-        if task.state is not TaskState.READY:
+        if task.state is not READY:
             del core.suspects[task]
             continue
         assert task.group is not None
@@ -85,7 +87,7 @@ def _place_suspects(core: Core) -> None:
         empty = next((worker for worker in able if not worker.in_flight), None)
         if empty is not None:
             del core.suspects[task]
-            assign(core, task, empty)
+            assign(core, [task], empty)
             _close(core, empty)
         elif emptying not in able or not emptying.alone:
             others = [worker for worker in able if not worker.alone]
@@ -102,28 +104,55 @@ def _close(core: Core, worker: WorkerRecord) -> None:
 
 
 def _place_some(core: Core, group: ReadyGroup, heap: _Heap) -> bool:
-    """Place up to `TURN` tasks of the group; false when no more can be placed now."""
-    tasks = group.tasks
-    ready = TaskState.READY
+    """Place about `TURN` tasks of the group; false when no more can be placed now."""
     core.turn += 1
-    for _ in range(TURN):
-        if not tasks:
+    left = TURN
+    while left > 0:
+        task = _first(group)
+        if task is None:
             return False
-        task = tasks.popleft()
-        if task.state is not ready or task.group is not group:
-            continue
-        if group.constrained or task.dependencies:
-            worker = _choose(core, task, heap)
-        else:
-            worker = _least_loaded(core, task, heap)
+        is_plain = not (group.constrained or task.dependencies)
+        worker = _least_loaded(core, task, heap) if is_plain else _choose(core, task, heap)
         if worker is None:
-            tasks.appendleft(task)
             return False
-        assign(core, task, worker)
+        tasks = _stretch(group, worker, left) if is_plain else [group.tasks.popleft()]
+        assign(core, tasks, worker)
+        left -= len(tasks)
         group.client.served = core.turn
         if heap and heap[0][2] is worker:
             heapreplace(heap, (load(core, worker), heap[0][1], worker))
     return True
+
+
+def _first(group: ReadyGroup) -> TaskRecord | None:
+    """The first task of the group that is still ready; what stands before it is dropped."""
+    tasks = group.tasks
+    while tasks:
+        if tasks[0].state is READY and tasks[0].group is group:
+            return tasks[0]
+        tasks.popleft()
+    return None
+
+
+def _stretch(group: ReadyGroup, worker: WorkerRecord, most: int) -> list[TaskRecord]:
+    """Take out the first task, which is plain, and what is like it: as much as the worker is given at a stretch."""
+    waiting = group.tasks
+    first = waiting.popleft()
+    function = first.function
+    assert function is not None
+    most = min(most, MOST_IN_FLIGHT - len(worker.in_flight))
+    expected = function.expected
+    left = min(STRETCH, WINDOW * worker.threads - worker.occupancy) - expected - len(first.arguments) / BANDWIDTH
+    tasks = [first]
+    while waiting and len(tasks) < most:
+        task = waiting[0]
+        left -= expected + len(task.arguments) / BANDWIDTH
+        if left < 0 or task.function is not function or task.dependencies:
+            break
+        waiting.popleft()
+        if task.state is READY and task.group is group:
+            tasks.append(task)
+    return tasks
 
 
 def _least_loaded(core: Core, task: TaskRecord, heap: _Heap) -> WorkerRecord | None:
@@ -204,28 +233,34 @@ def fits(worker: WorkerRecord, options: TaskOptions, *, empty: bool = False) -> 
     )
 
 
-def assign(core: Core, task: TaskRecord, worker: WorkerRecord) -> None:
-    """Hand the task out."""
-    function = task.function
+def assign(core: Core, tasks: list[TaskRecord], worker: WorkerRecord) -> None:
+    """Hand out tasks of one function and group."""
+    function, group = tasks[0].function, tasks[0].group
     assert function is not None
-    size = len(task.arguments)
-    dependencies = _NO_DEPENDENCIES
-    if task.dependencies:
-        dependencies = [describe(core, needed) for needed in task.dependencies]
-        size += sum(len(needed.payload) for needed in dependencies if needed.payload is not None)
-    core.ready -= 1
-    task.state = TaskState.ASSIGNED
-    task.worker = worker
-    task.expected = function.expected + size / BANDWIDTH
-    if not worker.in_flight:
+    assert group is not None
+    in_flight = worker.in_flight
+    if not in_flight:
         worker.progress = core.now
-    worker.in_flight[task.id] = task
-    worker.occupancy += task.expected
-    if task.group is not None and task.group.options.resources:
-        for name, amount in task.group.options.resources.items():
-            worker.used[name] = worker.used.get(name, 0) + amount
-    message = RunTask(task.id, task.attempt, function.number, task.arguments, dependencies, task.order)
-    core.run(worker, message, function, size)
+    runs: list[RunTask] = []
+    size, occupancy = 0, worker.occupancy
+    for task in tasks:
+        own_size = len(task.arguments)
+        dependencies = _NO_DEPENDENCIES
+        if task.dependencies:
+            dependencies = [describe(core, needed) for needed in task.dependencies]
+            own_size += sum(len(needed.payload) for needed in dependencies if needed.payload is not None)
+        task.state = ASSIGNED
+        task.worker = worker
+        task.expected = expected = function.expected + own_size / BANDWIDTH
+        occupancy += expected
+        size += own_size
+        in_flight[task.id] = task
+        runs.append(RunTask(task.id, task.attempt, function.number, task.arguments, dependencies, task.order))
+    worker.occupancy = occupancy
+    core.ready -= len(tasks)
+    for name, amount in group.options.resources.items():
+        worker.used[name] = worker.used.get(name, 0) + amount * len(tasks)
+    core.run(worker, runs, function, size)
 
 
 def describe(core: Core, task: TaskRecord) -> Dependency:

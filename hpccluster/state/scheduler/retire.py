@@ -13,7 +13,7 @@ from hpccluster.state.scheduler.actions import DropHeld, HoldData, WorkerRetired
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.events import DataHeld
 from hpccluster.state.scheduler.placement import describe, take_back
-from hpccluster.state.scheduler.records import TaskRecord, TaskState, WorkerRecord
+from hpccluster.state.scheduler.records import STORED, TaskRecord, WorkerRecord
 from hpccluster.state.scheduler.transitions import add_holder, doubt
 
 
@@ -71,7 +71,7 @@ def data_held(core: Core, event: DataHeld) -> None:
     """The scheduler's own process has a copy now, or could not get one."""
     task, worker = core.tasks.get(event.task), core.workers.get(event.worker)
     if event.succeeded:
-        if task is not None and task.state is TaskState.STORED:
+        if task is not None and task.state is STORED:
             add_holder(task, core.holder)
         else:
             core.out.actions.append(DropHeld(event.task))

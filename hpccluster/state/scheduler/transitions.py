@@ -8,15 +8,22 @@ from hpccluster.protocol.messages import TaskErred, TaskErrorBody
 from hpccluster.state.scheduler.actions import DropHeld
 from hpccluster.state.scheduler.core import Core, task_error
 from hpccluster.state.scheduler.records import (
+    ERRED,
+    FINISHED,
+    FORGOTTEN,
     NO_TASKS,
+    PLACING,
+    READY,
+    RELEASED,
+    STORED,
     UNFINISHED,
+    WAITING,
     ClientRecord,
     TaskRecord,
-    TaskState,
     WorkerRecord,
 )
 
-AVAILABLE = (TaskState.FINISHED, TaskState.STORED)
+AVAILABLE = (FINISHED, STORED)
 
 DOUBTS = 3
 """How many times the last copy of a result cannot be had before it counts as lost."""
@@ -32,22 +39,22 @@ def begin(core: Core, task: TaskRecord, *, again: bool = False) -> None:
     and theirs: without recursion, since such a chain may be long.
     """
     core.unfinished += 1
-    task.state = TaskState.WAITING
+    task.state = WAITING
     begun = [task]
     for begins in begun:
         for needed in distinct(begins.dependencies):
             needed.consumers += 1
-            if needed.state is TaskState.RELEASED:
+            if needed.state is RELEASED:
                 core.unfinished += 1
-                needed.state = TaskState.WAITING
+                needed.state = WAITING
                 needed.attempt += 1
                 begun.append(needed)
     for begins in reversed(begun):  # each goes to the front: inputs come out before what needs them, the first first
-        if begins.state is not TaskState.WAITING:
+        if begins.state is not WAITING:
             continue  # one that failed below has taken it along
         begins.waiting = 0
         for needed in distinct(begins.dependencies):
-            if needed.state is TaskState.ERRED:
+            if needed.state is ERRED:
                 assert needed.error is not None
                 fail(core, begins, needed.error)
                 break
@@ -63,21 +70,21 @@ def distinct(dependencies: tuple[TaskRecord, ...]) -> Iterable[TaskRecord]:
     return dependencies if len(dependencies) < 2 else dict.fromkeys(dependencies)
 
 
-def unassign(core: Core, task: TaskRecord) -> WorkerRecord:
+def unassign(core: Core, task: TaskRecord) -> None:
     """The worker has the task no longer."""
     worker = task.worker
     assert worker is not None
     task.worker = None
     del worker.in_flight[task.id]
     worker.occupancy = worker.occupancy - task.expected if worker.in_flight else 0.0
-    if task.group is not None and task.group.options.resources:
+    if worker.used:
+        assert task.group is not None
         for name, amount in task.group.options.resources.items():
             worker.used[name] -= amount
     if worker.alone and not worker.in_flight:
         worker.alone = False
     if not worker.retiring and not worker.alone:
         core.open[worker.name] = worker
-    return worker
 
 
 def rerun(core: Core, task: TaskRecord) -> None:
@@ -86,7 +93,7 @@ def rerun(core: Core, task: TaskRecord) -> None:
     task.attempt += 1
     task.waiting = sum(needed.state not in AVAILABLE for needed in distinct(task.dependencies))
     if task.waiting:
-        task.state = TaskState.WAITING
+        task.state = WAITING
     else:
         core.enqueue(task, first=True)
 
@@ -96,11 +103,11 @@ def rerun(core: Core, task: TaskRecord) -> None:
 
 def leave_unfinished(core: Core, task: TaskRecord) -> None:
     """Take the task out of whatever unfinished state it is in."""
-    if task.state is TaskState.READY:
-        core.ready -= 1
-    elif task.state is TaskState.ASSIGNED:
+    if task.worker is not None:
         unassign(core, task)
-    elif task.state is TaskState.PLACING:
+    elif task.state is READY:
+        core.ready -= 1
+    elif task.state is PLACING:
         placement = core.placing.pop(task.id)
         del placement.client.placing[placement.future]
     core.unfinished -= 1
@@ -108,20 +115,23 @@ def leave_unfinished(core: Core, task: TaskRecord) -> None:
 
 def complete(core: Core, task: TaskRecord, *, payload: bytes | None, size: int, holder: WorkerRecord | None) -> None:
     """The task has a result: here (``payload``) or with ``holder``."""
-    leave_unfinished(core, task)
+    if task.worker is not None:  # the hot path
+        unassign(core, task)
+        core.unfinished -= 1
+    else:
+        leave_unfinished(core, task)
     task.size = size
     if payload is not None:
-        task.state = TaskState.FINISHED
+        task.state = FINISHED
         task.payload = payload
+        task.arguments = b""  # it never runs again
     else:
         assert holder is not None
-        task.state = TaskState.STORED
+        task.state = STORED
         add_holder(task, holder)
     core.tell_finished(task)
     if task.dependencies:
         consumed(core, task, forget=payload is not None)
-    if payload is not None:
-        task.arguments = b""  # it never runs again
     if task.dependants:
         available(core, task)
     if not task.wanted and not task.consumers:
@@ -139,7 +149,7 @@ def add_holder(task: TaskRecord, holder: WorkerRecord) -> None:
 def available(core: Core, task: TaskRecord) -> None:
     """The result of the task can be had: whoever waited for it may be ready."""
     for dependant in reversed(task.dependants or ()):  # each goes to the front: the oldest comes out first
-        if dependant.state is TaskState.WAITING:
+        if dependant.state is WAITING:
             dependant.waiting -= 1
             if not dependant.waiting:
                 core.enqueue(dependant, first=True)
@@ -176,7 +186,7 @@ def fail(core: Core, task: TaskRecord, error: TaskErrorBody) -> None:
         if failed.worker is not None and failed is not task:
             core.tell_to_cancel(failed.worker, failed.id, failed.attempt)
         leave_unfinished(core, failed)
-        failed.state = TaskState.ERRED
+        failed.state = ERRED
         failed.error = error
         failed.arguments = b""
         failed.locators = None
@@ -233,22 +243,23 @@ def release(core: Core, task: TaskRecord) -> None:
     releasing = [task]
     while releasing:
         current = releasing.pop()
-        if current.wanted or current.consumers or current.state is TaskState.FORGOTTEN:
+        if current.wanted or current.consumers or current.state is FORGOTTEN:
             continue
         if current.state <= UNFINISHED:
             withdraw(core, current)
             for needed in distinct(current.dependencies):
                 needed.consumers -= 1
-        elif current.dependants and (current.function is None or current.state is not TaskState.STORED):
+        elif current.dependants and (current.function is None or current.state is not STORED):
             continue  # a stored result may need it again; it is small, or cannot be computed again, or released already
+        if current.holders:
+            drop_data(core, current)
         dependencies = current.dependencies
-        drop_data(core, current)
         if current.dependants:
-            current.state = TaskState.RELEASED
+            current.state = RELEASED
         else:
-            drop_dependencies(current)
             forget(core, current)
-        releasing.extend(needed for needed in distinct(dependencies) if not needed.consumers and not needed.wanted)
+        if dependencies:
+            releasing += [needed for needed in distinct(dependencies) if not needed.consumers and not needed.wanted]
 
 
 def drop_data(core: Core, task: TaskRecord) -> None:
@@ -271,7 +282,9 @@ def _drop_copy(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
 
 def forget(core: Core, task: TaskRecord) -> None:
     """The record is at its end."""
-    task.state = TaskState.FORGOTTEN
+    if task.dependencies:
+        drop_dependencies(task)
+    task.state = FORGOTTEN
     task.payload = None
     task.arguments = b""
     del core.tasks[task.id]
@@ -312,16 +325,16 @@ def lose_data(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:
         release(core, task)
         return
     for dependant in task.dependants or ():
-        if dependant.state is TaskState.READY:
+        if dependant.state is READY:
             core.ready -= 1
-            dependant.state = TaskState.WAITING
+            dependant.state = WAITING
             dependant.waiting = 1
-        elif dependant.state is TaskState.WAITING:
+        elif dependant.state is WAITING:
             dependant.waiting += 1
         # an assigned one comes back as `InputsMissing` if its worker cannot get the data any more
     if task.function is None:  # nobody can compute it again; stored results that would need it are told when they do
         core.unfinished += 1
-        task.state = TaskState.WAITING
+        task.state = WAITING
         is_there = core.workers.get(holder.name) is holder
         why = f"its only copy was on worker {holder.name}, which {'cannot give it' if is_there else 'is gone'}"
         fail(core, task, task_error("ResultLost", why, worker=holder.name))

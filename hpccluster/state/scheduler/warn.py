@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpccluster.protocol.messages import Notice, TaskOptions
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.placement import allowed_workers
-from hpccluster.state.scheduler.records import ReadyGroup, TaskState
+from hpccluster.state.scheduler.records import READY, ReadyGroup
 
 PATIENCE = 15.0
 """Seconds that a fitting worker has to come before a client is told."""
@@ -25,7 +25,7 @@ def warn_of_impossible(core: Core) -> None:
 
 
 def _warn(core: Core, group: ReadyGroup) -> bool:
-    tasks = [task for task in group.tasks if task.state is TaskState.READY and task.group is group]
+    tasks = [task for task in group.tasks if task.state is READY and task.group is group]
     if not tasks:
         return False
     text = (

@@ -101,6 +101,23 @@ def test_work_in_flight_is_bounded_in_bytes(env: SchedulerEnv) -> None:
     assert 10 <= len(worker.take(RunTask)) <= 60
 
 
+def test_a_small_task_does_not_take_large_ones_along(env: SchedulerEnv) -> None:
+    client, worker = env.client(), env.worker()
+    teach(client, worker, "f", 0.0)
+    client.submit("small", *[f"{number}".ljust(10_000_000) for number in range(100)], function="f")
+    assert len(worker.take(RunTask)) <= 7
+
+
+def test_short_tasks_are_spread_evenly(env: SchedulerEnv) -> None:
+    client, w1 = env.client(), env.worker("w1")
+    teach(client, w1, "f", 0.0)
+    w2 = env.worker("w2", threads=2)
+    client.submit(*labels("t", 900), function="f")
+    given = len(w1.take(RunTask)), len(w2.take(RunTask))
+    assert sum(given) == 900
+    assert abs(given[0] - 300) <= 40
+
+
 def test_no_message_grows_large() -> None:
     env = SchedulerEnv(latency=True)
     client, worker = env.client(), env.worker(threads=20)

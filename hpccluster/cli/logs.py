@@ -12,7 +12,7 @@ import click
 
 from hpccluster.cli.output import note, progress, says_what_goes_on, write_json
 from hpccluster.errors import ClusterClosed, ConfigError, LogsUnavailable, StartTimeout
-from hpccluster.head.directory import HEAD_LOG, PROGRAM_LOG, HeadRecord, is_alive, read_record
+from hpccluster.head.directory import HEAD_LOG, PROGRAM_LOG, HeadRecord, is_alive, read_record, tell_end
 
 LOOK_INTERVAL = 0.2
 """Seconds between looks at a file that grows; files on network file systems tell nobody that they do."""
@@ -196,8 +196,5 @@ class _Watch:
                 self.record = read_record(self._directory) or self.record
                 if self._until(self.record):
                     return True
-                raise ClusterClosed(
-                    f"the head of {self.record.name!r} is gone without a word "
-                    f"(process {self.record.pid} on {self.record.host}); its log: {self._directory / HEAD_LOG}"
-                )
+                raise ClusterClosed(tell_end(self.record, self._directory))
         return False

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.errors import ClusterClosed, ClusterNotFound, CommError, HpcClusterError, PeerLost
-from hpccluster.head.directory import CLIENT_FILE, HeadRecord, is_alive, list_records, read_record
+from hpccluster.head.directory import CLIENT_FILE, HEAD_LOG, HeadRecord, is_alive, list_records, read_record, tell_end
 
 LOOK_TIMEOUT = 5.0
 """Seconds that a head has to answer where others do not depend on it."""
@@ -45,14 +45,8 @@ def find_cluster(name: str) -> tuple[HeadRecord, Path]:
 def find_live(name: str) -> tuple[HeadRecord, Path]:
     """Like `find_cluster`, for one that can be asked. Raises `ClusterClosed` where it has ended."""
     record, directory = find_cluster(name)
-    if record.state == "ended":
-        why = f": {record.reason}" if record.reason else ""
-        raise ClusterClosed(f"cluster {name!r} has ended{why}\nits logs: {directory}")
     if not is_alive(record):
-        raise ClusterClosed(
-            f"the head of cluster {name!r} is gone without a word (process {record.pid} on {record.host})\n"
-            f"its workers end by themselves; its logs: {directory}"
-        )
+        raise ClusterClosed(tell_end(record, directory))
     return record, directory
 
 
@@ -96,7 +90,8 @@ async def _describe_one(record: HeadRecord) -> dict[str, Any]:
     if record.state == "ended":
         return facts
     if not await asyncio.to_thread(is_alive, record):
-        return facts | {"state": "lost", "reason": f"process {record.pid} on {record.host} is gone"}
+        reason = f"its head has died (process {record.pid} on {record.host}); log: {directory / HEAD_LOG}"
+        return facts | {"state": "lost", "reason": reason}
     try:
         info = await _ask(directory, "info", {}, LOOK_TIMEOUT)
     except CommError as error:

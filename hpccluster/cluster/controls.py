@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hpccluster.cluster.launch import RunningHead
     from hpccluster.cluster.views import Jobs, Logs, Workers
     from hpccluster.fleet.values import Plan
+    from hpccluster.head.directory import HeadRecord
 
 
 class ClusterControls:
@@ -79,13 +80,15 @@ class ClusterControls:
 
     @property
     def status(self) -> str:
-        """``running``, ``closing``, ``closed``, or ``unreachable``."""
+        """``running``, ``closing``, ``closed``, ``lost`` where its head has died, or ``unreachable``."""
         if self.is_closed:
-            return "closed"
+            return "lost" if not self._closed and self._has_died() else "closed"
         try:
             return str(self._ask("status")["state"])
         except CommError:
-            return "closed" if self.is_closed else "unreachable"
+            return "unreachable"
+        except ClusterClosed:
+            return "lost" if self._has_died() else "closed"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -220,24 +223,45 @@ class ClusterControls:
 
     def _explain(self, error: CommError) -> HpcClusterError:
         """What a lost connection means, where that is known."""
-        if self._head is not None:
-            has_ended = self._head.wait(1.0)
-        else:
-            from hpccluster.head.directory import is_alive, read_record
+        from hpccluster.head.directory import is_alive, tell_end
 
-            record = read_record(self._directory)
+        ending = ""
+        if self._head is not None:
+            has_ended, ending = self._head.wait(1.0), self._head.ending
+        else:
+            record = self._record()
             has_ended = record is None or not is_alive(record)
-        return ClusterClosed(f"cluster {self._name!r} has ended (files: {self._directory})") if has_ended else error
+        return ClusterClosed(tell_end(self._record(), self._directory, ending=ending)) if has_ended else error
+
+    def _record(self) -> HeadRecord | None:
+        """What our head has written down of itself, where that is still there."""
+        from hpccluster.head.directory import read_record
+
+        record = read_record(self._directory)
+        is_ours = record is not None and (self._head is None or record.id == self._head.ready.id)
+        return record if is_ours else None
+
+    def _has_died(self) -> bool:
+        """Whether our head's process is gone and has not put its affairs in order."""
+        if self._head is None or self._head.is_running:
+            return False
+        record = self._record()
+        return record is not None and record.state != "ended"
 
     def __repr__(self) -> str:
         if self.is_closed:
-            return f"{type(self).__name__} {self._name!r}  closed"
+            end = f"{self._how_it_ended()}; log: {self._directory / 'head.log'}" if self.status == "lost" else "closed"
+            return f"{type(self).__name__} {self._name!r}  {end}"
         from hpccluster.cluster.views import format_summary
 
         try:
             return format_summary(type(self).__name__, self._remote.ask("info", wait=2.0))
         except HpcClusterError as error:
             return f"{type(self).__name__} {self._name!r}  {self._address}  not reachable: {error}"
+
+    def _how_it_ended(self) -> str:
+        ending = self._head.ending if self._head is not None else ""
+        return f"its head has died ({ending})" if ending else "its head has died"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

@@ -17,7 +17,7 @@ from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import ResolvedCluster, load_config
 from hpccluster.errors import ClusterError, ClusterNotFound, ConfigError
-from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record
+from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record, tell_end
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
 from hpccluster.ids import make_cluster_name
 from hpccluster.units import parse_bytes, parse_duration
@@ -144,9 +144,9 @@ def find_running(name: str, parent: Path) -> HeadRecord:
     if record is not None and is_alive(record):
         return record
     running = [other.name for other in list_records(parent) if is_alive(other)]
-    what = f"cluster {name!r} has ended ({record.reason})" if record is not None else f"no cluster {name!r} is known"
+    what = f"no cluster {name!r} is known in {parent}" if record is None else tell_end(record, parent / name)
     raise ClusterNotFound(
-        f"{what} in {parent}; running there: {', '.join(running) or 'none'}",
+        f"{what}\nrunning there: {', '.join(running) or 'none'}",
         details={"name": name, "where": str(parent)},
     )
 

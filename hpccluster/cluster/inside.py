@@ -139,6 +139,10 @@ class InsideHead:
     def is_running(self) -> bool:
         return not self._serving.done()
 
+    @property
+    def ending(self) -> str:
+        return ""
+
     def wait(self, timeout: float) -> bool:
         """Whether it has ended, waiting for at most so long."""
         try:

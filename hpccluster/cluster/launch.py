@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,10 @@ class RunningHead(Protocol):
 
     @property
     def is_running(self) -> bool: ...
+
+    @property
+    def ending(self) -> str:
+        """How it ended, where that is worth a word: ``killed by SIGKILL``."""
 
     def wait(self, timeout: float) -> bool:
         """Whether it has ended, waiting for at most so long."""
@@ -76,6 +81,16 @@ class HeadProcess:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def ending(self) -> str:
+        code = self._process.poll()
+        if code is None or code == 0:
+            return ""
+        if code > 0:
+            return f"exit code {code}"
+        known = -code in signal.valid_signals()
+        return f"killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
 
     def wait(self, timeout: float) -> bool:
         """Whether the head has ended, waiting for at most so long."""

@@ -22,6 +22,7 @@ from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommErr
 
 if TYPE_CHECKING:
     from hpccluster.config import ResolvedCluster
+    from hpccluster.head.spec import HeadSpec
     from hpccluster.runtime.scheduler import Scheduler
 
 CLOSE_TIMEOUT = 30.0
@@ -43,6 +44,9 @@ class ClusterManager(ClusterControls):
 
     backend: ClassVar[str] = ""
     """The backend's name, in subclasses that belong to one."""
+
+    _spec: HeadSpec | None = None
+    """Of the head, where this process has started it."""
 
     def __init__(
         self,
@@ -133,6 +137,7 @@ class ClusterManager(ClusterControls):
             raise self._where_said(error) from None
         ready = started.ready
         self._set(ready.name, ready.address, Path(ready.directory), head=started, linger=spec.linger)
+        self._spec = spec
         self._own()
 
     def _set(
@@ -189,17 +194,30 @@ class ClusterManager(ClusterControls):
             _log.debug("close: %s", error)
         finally:
             self.disconnect()
+        goes_on = "the head goes on trying for some minutes"
+        if self._has_died():
+            goes_on = self._how_it_ended()
+            unconfirmed = self._put_in_order(limit)
         if unconfirmed:
             raise CancelFailed(
                 f"cluster {self._name!r} is closed, but the batch system has not confirmed the end of "
                 f"{len(unconfirmed)} of its jobs: {', '.join(unconfirmed)}\n"
-                f"the head goes on trying for some minutes (log: {self._directory / 'head.log'}); a job that starts "
-                "and finds no head ends by itself",
+                f"{goes_on} (log: {self._directory / 'head.log'}); a job that starts and finds no head ends by itself",
                 details={"unconfirmed": ", ".join(unconfirmed)},
             )
         if self._head is not None and not self._head.wait(limit + ANSWER_TIME):
             self._head.kill()
             raise ClusterError(f"the head of cluster {self._name!r} did not end within {limit:g} s and was killed")
+
+    def _put_in_order(self, timeout: float) -> list[str]:
+        """Do what our dead head has not done; the jobs that may still be there."""
+        from hpccluster.cluster.aftermath import put_in_order
+
+        record = self._record()
+        if record is None or self._spec is None:
+            return []
+        reason = self._how_it_ended()
+        return sorted(put_in_order(self._spec, record, self._directory, reason=reason, timeout=timeout))
 
     def disconnect(self) -> None:
         """Leave the cluster to itself: its owner, or its linger, decides. Idempotent."""

@@ -37,6 +37,12 @@ SCHEDULER_ONLY = frozenset({Role.SCHEDULER})
 HOLDERS = frozenset({Role.WORKER, Role.SCHEDULER})
 
 
+NOBODY_LISTENS = "nobody_listens"
+"""Detail of a `PeerLost`: each host was reached, and says that no process listens there."""
+
+REFUSED = "(ECONNREFUSED)"
+
+
 async def connect(
     addresses: str | Sequence[str], hello: Hello, security: Security | None, *, timeout: float = 10.0
 ) -> Channel:
@@ -122,7 +128,11 @@ async def _connect(
     if refusals:
         raise refusals[0]
     listed = "".join(f"\n  {failure}" for failure in failures)
-    raise PeerLost(f"cannot connect to the {_who(roles)}:{listed}", code="HPC-NET-UNREACHABLE")
+    raise PeerLost(
+        f"cannot connect to the {_who(roles)}:{listed}",
+        code="HPC-NET-UNREACHABLE",
+        details={NOBODY_LISTENS: all(failure.endswith(REFUSED) for failure in failures)},
+    )
 
 
 def _fitting(address: Address, security: Security | None) -> Address:

@@ -115,6 +115,20 @@ def is_alive(record: HeadRecord) -> bool:
     return True
 
 
+def tell_end(record: HeadRecord | None, directory: Path, *, ending: str = "") -> str:
+    """How the cluster of this record came to an end, for whoever asks for it; ``ending``: how the head's process ended."""
+    if record is None:
+        return f"cluster {directory.name!r} has ended, and its files are gone (they were in {directory})"
+    if record.state == "ended":
+        why = f": {record.reason}" if record.reason else ""
+        return f"cluster {record.name!r} has ended{why}\nits logs: {directory}"
+    how = f", {ending}" if ending else ""
+    return (
+        f"the head of cluster {record.name!r} has died (process {record.pid} on {record.host}{how})\n"
+        f"its workers end by themselves; its log: {directory / HEAD_LOG}"
+    )
+
+
 def read_record(directory: Path) -> HeadRecord | None:
     """The record in this cluster directory; None where there is none that can be read."""
     try:

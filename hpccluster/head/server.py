@@ -38,6 +38,7 @@ from hpccluster.head.spec import HeadReady, HeadSpec
 from hpccluster.ids import JobName, make_job_name
 from hpccluster.job import JobSpec
 from hpccluster.runtime.scheduler import Scheduler
+from hpccluster.runtime.settings import VALIDATE_VARIABLE
 
 if TYPE_CHECKING:
     pass
@@ -127,6 +128,7 @@ class Head:
             contact_host=self.spec.contact_host,
             runs_here=self.backend.runs_here,
         )
+        validate = os.environ.get(VALIDATE_VARIABLE) == "1"
         self.scheduler = Scheduler(
             cluster=self.id,
             cluster_name=self.spec.name,
@@ -134,6 +136,7 @@ class Head:
             host=listening,
             port=self.spec.port,
             contact_host=contact,
+            validate=validate,
         )
         self.engine = NativeEngine(self.scheduler, connection_file=lambda job: str(self.directory.job_file(job)))
         self.fleet = Fleet(
@@ -145,6 +148,7 @@ class Head:
             settings=msgspec.convert(self.spec.fleet, FleetSettings),
             on_notice=self._notice,
             make_credential=self._credential,
+            validate=validate,
         )
         self.scheduler.admits_job = self.fleet.admits
         Operations(self).register(self.scheduler.add_operation)

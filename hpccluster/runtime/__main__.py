@@ -13,7 +13,7 @@ from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from hpccluster.runtime.nanny import say_stage  # noqa: E402
-from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, WorkerSettings  # noqa: E402
+from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, VALIDATE_VARIABLE, WorkerSettings  # noqa: E402
 from hpccluster.runtime.start import run_workers  # noqa: E402
 
 JOB_VARIABLE = "HPCCLUSTER_JOB"
@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
         host=given.host,
         interface=given.interface,
         nanny=not given.no_nanny,
-        validate=given.validate,
+        validate=given.validate or os.environ.get(VALIDATE_VARIABLE) == "1",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from hpccluster.protocol.messages import (
 )
 from hpccluster.runtime.exits import EXIT_NO_HEAD, EXIT_REFUSED, EXIT_WORKERS_DIED, exit_code
 from hpccluster.runtime.forkserver import Exited, Forked, ForkServer
-from hpccluster.runtime.joining import find_scheduler, jitter
+from hpccluster.runtime.joining import HEAD_GONE, find_scheduler, jitter
 from hpccluster.runtime.memory import OutOfMemoryCount, look_at, resident_bytes
 from hpccluster.runtime.relay import StderrRelay
 from hpccluster.runtime.restarts import Restarts
@@ -185,6 +186,7 @@ class Nanny:
         channel = await find_scheduler(
             lambda time: connect(self._addresses, hello, self._security, timeout=time),
             timeout=self._settings.death_timeout,
+            gone_after=HEAD_GONE if self._settings.job else math.inf,
         )
         self._channel = channel
         channel.start(codec.to_nanny, self._received, self._lost, SILENCE_LIMIT)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 DEATH_TIMEOUT = 60.0
 GRACE = 4.0
+VALIDATE_VARIABLE = "HPCCLUSTER_VALIDATE"
+"""Set to 1, it has heads and workers check the invariants of their machines after each step: slow, for tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

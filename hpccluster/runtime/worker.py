@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,7 +38,7 @@ from hpccluster.protocol.messages import (
 )
 from hpccluster.runtime.data import DataFetcher, DataStore, Frames, serve_data
 from hpccluster.runtime.executor import Executor, Kept
-from hpccluster.runtime.joining import find_scheduler, jitter
+from hpccluster.runtime.joining import HEAD_GONE, find_scheduler, jitter
 from hpccluster.runtime.memory import resident_bytes
 from hpccluster.runtime.settings import WorkerSettings
 from hpccluster.runtime.slots import WorkerPhase, WorkerSlots, private_slots
@@ -185,6 +186,7 @@ class Worker:
         channel = await find_scheduler(
             lambda time: connect(self._addresses, hello, self._security, timeout=time),
             timeout=self.settings.death_timeout,
+            gone_after=HEAD_GONE if self.settings.job else math.inf,
         )
         self._cluster = channel.welcome.cluster
         self._fetcher = DataFetcher(msgspec.structs.replace(hello, cluster=self._cluster), self._security)

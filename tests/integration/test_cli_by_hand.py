@@ -64,7 +64,7 @@ def test_nobody_waits_for_a_scheduler_that_was_killed(commands: Commands) -> Non
         scheduler.wait_for("connect ")
         scheduler.process.kill()
         scheduler.wait()
-    assert "the head of cluster 'x' is gone without a word" in commands.err("worker", "x", code=5)
+    assert "the head of cluster 'x' has died" in commands.err("worker", "x", code=5)
 
 
 def test_plain_tcp_comes_with_a_warning(commands: Commands) -> None:

@@ -144,7 +144,7 @@ def test_a_head_that_was_killed_is_said_to_be_lost(commands: Commands) -> None:
     os.kill(json.loads(commands.out("status", "sweep", "--json"))["pid"], signal.SIGKILL)
     wait_until(lambda: state_of(commands) == "lost", "the lost cluster")
     for arguments in (["jobs", "sweep"], ["down", "sweep"], ["wait", "sweep"], ["logs", "-f", "sweep"]):
-        assert "is gone without a word" in commands.err(*arguments, code=5)
+        assert "has died" in commands.err(*arguments, code=5)
     (commands.directory / "end").touch()
     submit(commands, "--wait", "--", sys.executable, "program.py", "0")
 
@@ -155,4 +155,4 @@ def test_a_program_does_not_outlive_its_killed_head(commands: Commands) -> None:
     os.kill(head, signal.SIGKILL)
     wait_until_gone(commands.state)
     assert state_of(commands) == "lost"
-    assert "is gone without a word" in commands.err("jobs", "sweep", code=5)
+    assert "has died" in commands.err("jobs", "sweep", code=5)

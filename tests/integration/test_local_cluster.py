@@ -259,11 +259,16 @@ def test_a_head_that_dies_is_told_as_what_it_is(state: Path) -> None:
     record = read_record(cluster.directory)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    with pytest.raises(ClusterClosed, match="has ended"):
+    with pytest.raises(ClusterClosed, match="has died .*killed by SIGKILL"):
         cluster.scale(2)
-    assert repr(cluster).endswith("closed")
+    assert cluster.status == "lost"
+    assert "its head has died (killed by SIGKILL); log:" in repr(cluster)
     cluster.close()
     wait_until_gone(state)
+    ended = read_record(cluster.directory)
+    assert ended is not None
+    assert (ended.state, cluster.status) == ("ended", "closed")
+    assert not cluster.connection_file.exists()
 
 
 def open_files() -> int:

@@ -94,6 +94,28 @@ def test_jobs_whose_head_was_killed_end_and_take_the_pending_ones_along(slurm: P
     wait_until(lambda: not processes(slurm), "no process of the cluster", timeout=20)
 
 
+def test_the_owner_puts_the_affairs_of_a_killed_head_in_order(slurm: PrivateSlurm) -> None:
+    """Jobs that wait in the queue find no head only when they start: `close` cancels them in its place."""
+    said = run(
+        slurm,
+        """
+        import signal
+        cluster = SLURMCluster(queue="closed", **SMALL)
+        cluster.scale(jobs=2)
+        waiting = squeue()
+        os.kill(int(json.load(open(cluster.directory / "head.json"))["pid"]), signal.SIGKILL)
+        until(lambda: cluster.status == "lost")
+        cluster.close()
+        record = json.load(open(cluster.directory / "head.json"))
+        say(waiting=waiting, after=squeue(), state=record["state"], reason=record["reason"])
+        """,
+    )
+    assert len(said["waiting"]) == 2
+    assert (said["after"], said["state"]) == ([], "ended")
+    assert said["reason"] == "its head has died (killed by SIGKILL)"
+    assert said["stderr"] == ""
+
+
 def test_jobs_that_die_at_once_are_not_submitted_for_ever(slurm: PrivateSlurm) -> None:
     said = run(
         slurm,

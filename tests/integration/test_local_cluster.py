@@ -259,7 +259,7 @@ def test_a_head_that_dies_is_told_as_what_it_is(state: Path) -> None:
     record = read_record(cluster.directory)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    with pytest.raises(ClusterClosed, match="has died .*killed by SIGKILL"):
+    with pytest.raises(ClusterClosed, match=r"has died .*killed by SIGKILL"):
         cluster.scale(2)
     assert cluster.status == "lost"
     assert "its head has died (killed by SIGKILL); log:" in repr(cluster)

@@ -1,4 +1,4 @@
-"""Finds backends by name: the built-in ones from a table, others by entry point.
+"""Finds backends and remote runners by name: the built-in ones from a table, others by entry point.
 
 Reading the entry points of an environment costs tens of milliseconds, so that is done only for names that are not in the
 table. One plugin is loaded at a time: a package that one backend misses hurts only its users.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from hpccluster.backend.base import BackendPlugin
+from hpccluster.backend.remote import RunnerFactory
 from hpccluster.errors import BackendNotFound, BackendUnavailable
 
 GROUP = "hpccluster.backends"
@@ -21,8 +24,16 @@ BUILT_IN = {
 }
 """Backends of this distribution; the same as its entry points, which a test checks."""
 
+RUNNER_GROUP = "hpccluster.runners"
+
+BUILT_IN_RUNNERS = {
+    "asyncssh": "hpccluster_ssh.asyncssh_runner:AsyncsshRunner",
+    "paramiko": "hpccluster_ssh.paramiko_runner:ParamikoRunner",
+}
+"""Remote runners of this distribution; the same as its entry points, too."""
+
 _DISTRIBUTION = "hpccluster"
-_EXTRAS = {"ssh": "ssh"}
+_EXTRAS = {"ssh": "ssh", "asyncssh": "ssh", "paramiko": "ssh"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +53,30 @@ def get_plugin(name: str) -> BackendPlugin:
     Raises `BackendNotFound` with the known names, and `BackendUnavailable` where it cannot be imported or two
     distributions offer it.
     """
-    if name in BUILT_IN:
-        return _load(name, BUILT_IN[name], _DISTRIBUTION)
-    offers = _offers()
-    if name not in offers:
-        known = sorted({*BUILT_IN, *offers})
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise BackendNotFound(
-            f"no backend {name!r}: installed are {', '.join(known)}{hint}",
-            code="HPC-BACKEND-UNKNOWN",
-            details={"backend": name, "known": ", ".join(known), "suggestion": close[0] if close else None},
-        )
-    found = offers[name]
-    if len(found) > 1:
-        owners = " and ".join(sorted(distribution for distribution, _ in found))
+    plugin = _find("backend", GROUP, BUILT_IN, name)
+    if not isinstance(plugin, BackendPlugin) or plugin.name != name:
         raise BackendUnavailable(
-            f"backend {name!r} is offered by {owners}: uninstall all but one", code="HPC-BACKEND-TWICE"
+            f"backend {name!r}: what is installed under that name is not a BackendPlugin of that name",
+            code="HPC-BACKEND-IMPORT",
         )
-    distribution, target = found[0]
-    return _load(name, target, distribution)
+    return plugin
+
+
+def get_runner(name: str) -> RunnerFactory:
+    """What makes remote runners of that name (``asyncssh``, ``paramiko``, or another one that is installed).
+
+    Raises as `get_plugin` does.
+    """
+    factory = _find("runner", RUNNER_GROUP, BUILT_IN_RUNNERS, name)
+    if not callable(factory):
+        raise BackendUnavailable(f"runner {name!r}: what is installed cannot be called", code="HPC-BACKEND-IMPORT")
+    return cast(RunnerFactory, factory)
 
 
 def list_plugins() -> list[ListedPlugin]:
     """All backends that are installed, by name; one that cannot be loaded is listed with its problem."""
     offers = {name: [(_DISTRIBUTION, target)] for name, target in BUILT_IN.items()}
-    for name, found in _offers().items():
+    for name, found in _offers(GROUP, BUILT_IN).items():
         offers.setdefault(name, []).extend(found)
     listed = []
     for name in sorted(offers):
@@ -83,37 +92,56 @@ def list_plugins() -> list[ListedPlugin]:
     return listed
 
 
-def _offers() -> dict[str, list[tuple[str, str]]]:
+def _find(kind: str, group: str, built_in: Mapping[str, str], name: str) -> object:
+    if name in built_in:
+        return _load(kind, name, built_in[name], _DISTRIBUTION)
+    offers = _offers(group, built_in)
+    if name not in offers:
+        known = sorted({*built_in, *offers})
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise BackendNotFound(
+            f"no {kind} {name!r}: installed are {', '.join(known)}{hint}",
+            code=f"HPC-{kind.upper()}-UNKNOWN",
+            details={kind: name, "known": ", ".join(known), "suggestion": close[0] if close else None},
+        )
+    found = offers[name]
+    if len(found) > 1:
+        owners = " and ".join(sorted(distribution for distribution, _ in found))
+        raise BackendUnavailable(
+            f"{kind} {name!r} is offered by {owners}: uninstall all but one", code=f"HPC-{kind.upper()}-TWICE"
+        )
+    distribution, target = found[0]
+    return _load(kind, name, target, distribution)
+
+
+def _offers(group: str, built_in: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     """Per name, who offers it by entry point (distribution, target); our own entry points are in the table already."""
     from importlib import metadata
 
     offers: dict[str, list[tuple[str, str]]] = {}
-    for point in metadata.entry_points(group=GROUP):
+    for point in metadata.entry_points(group=group):
         distribution = point.dist.name if point.dist is not None else "an unknown distribution"
-        if distribution == _DISTRIBUTION and point.name in BUILT_IN:
+        if distribution == _DISTRIBUTION and point.name in built_in:
             continue
         if (offer := (distribution, point.value)) not in offers.setdefault(point.name, []):
             offers[point.name].append(offer)
     return offers
 
 
-def _load(name: str, target: str, distribution: str) -> BackendPlugin:
+def _load(kind: str, name: str, target: str, distribution: str) -> object:
     module, _, attribute = target.partition(":")
     try:
-        plugin = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        fix = f": pip install 'hpccluster[{_EXTRAS[name]}]'" if name in _EXTRAS else ""
+        extra = _EXTRAS.get(name)
+        fix = f": pip install 'hpccluster[{extra}]'" if extra else ""
         raise BackendUnavailable(
-            f"backend {name!r} needs more packages{fix} ({error})", code="HPC-BACKEND-IMPORT"
+            f"{kind} {name!r} needs more packages{fix} ({error})",
+            code=f"HPC-{extra.upper()}-EXTRA" if extra else "HPC-BACKEND-IMPORT",
         ) from error
     except Exception as error:  # somebody else's module may fail in any way
         raise BackendUnavailable(
-            f"backend {name!r} of {distribution} cannot be loaded: {type(error).__name__}: {error}",
+            f"{kind} {name!r} of {distribution} cannot be loaded: {type(error).__name__}: {error}",
             code="HPC-BACKEND-IMPORT",
         ) from error
-    if not isinstance(plugin, BackendPlugin) or plugin.name != name:
-        raise BackendUnavailable(
-            f"backend {name!r} of {distribution}: {target} is not a BackendPlugin of that name",
-            code="HPC-BACKEND-IMPORT",
-        )
-    return plugin

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.errors import BackendUnavailable, CommandFailed, LogsUnavailable
@@ -21,7 +22,30 @@ TAIL_LIMIT = 4 * 1024 * 1024
 REAP_TIME = 2.0
 """Seconds to wait for a command that was killed."""
 
+OUTPUT_TIME = 2.0
+"""Seconds that output may still come after a command has ended: a child that it left behind may hold its output open."""
+
 _LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
+
+
+class RunningCommand(ABC):
+    """A command that goes on; made by `Runner.start`. It lives for as long as it likes: nobody ends it but itself."""
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Put bytes into its standard input; waits while it does not read them. Nothing happens once it has ended."""
+
+    @abstractmethod
+    async def wait(self) -> int:
+        """Its exit code once it has ended and its output has been told; negative: the number of the signal that ended it.
+
+        *`CommandFailed`* with the code ``HPC-CONNECTION-LOST``: the way to it is lost; it may still run.
+        *After cancellation*: nothing has changed. May be called by several, any time.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End its standard input and let go of it: `wait` still tells its end, if anybody asks. Idempotent."""
 
 
 class Runner(ABC):
@@ -44,6 +68,21 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        output: Callable[[bytes], None],
+    ) -> RunningCommand:
+        """Start a command that goes on, with a pipe as its standard input. ``environment`` as in `run`.
+
+        What it writes to its standard output and error is given to ``output`` as it comes, in this loop.
+        *Success*: it has been started. *`BackendUnavailable`*: nothing was started. *After cancellation*: it may have been
+        started, and has read the end of its standard input.
+        """
+
+    @abstractmethod
     async def read_tail(self, path: str, lines: int | None = None) -> str:
         """The text of a file, or its last ``lines`` lines; nothing is removed.
 
@@ -51,7 +90,7 @@ class Runner(ABC):
         """
 
     async def close(self) -> None:
-        """Release connections and the like."""
+        """Release connections and the like. Started commands that still run read the end of their standard input."""
 
 
 class LocalRunner(Runner):
@@ -59,6 +98,7 @@ class LocalRunner(Runner):
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = environment
+        self._started: set[LocalCommand] = set()
 
     async def run(
         self,
@@ -68,12 +108,7 @@ class LocalRunner(Runner):
         environment: Mapping[str, str | None] | None = None,
         timeout: float = 60.0,
     ) -> CommandResult:
-        variables = dict(os.environ if self._environment is None else self._environment) | _LOCALE
-        for name, value in (environment or {}).items():
-            if value is None:
-                variables.pop(name, None)
-            else:
-                variables[name] = value
+        variables = self._variables(environment, _LOCALE)
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *argv,
@@ -90,11 +125,7 @@ class LocalRunner(Runner):
                 await _end(await starting)  # it may run already, and nobody else knows it
             raise
         except (FileNotFoundError, PermissionError) as error:
-            raise BackendUnavailable(
-                f"{argv[0]}: {error.strerror or error} (is it on PATH, and are you on a host that can submit jobs?)",
-                code="HPC-BACKEND-COMMAND",
-                details={"command": argv[0]},
-            ) from error
+            raise _not_runnable(argv[0], error) from error
         try:
             async with asyncio.timeout(timeout):
                 out, err = await process.communicate(None if stdin is None else stdin.encode())
@@ -111,8 +142,113 @@ class LocalRunner(Runner):
             tuple(argv), process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
 
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        output: Callable[[bytes], None],
+    ) -> RunningCommand:
+        starting = asyncio.ensure_future(
+            asyncio.get_running_loop().subprocess_exec(
+                lambda: LocalCommand(output),
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._variables(environment, {}),
+            )
+        )
+        try:
+            _, command = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                (await starting)[1].close()
+            raise
+        except (FileNotFoundError, PermissionError) as error:
+            raise _not_runnable(argv[0], error) from error
+        self._started.add(command)
+        command.ended.add_done_callback(lambda _: self._started.discard(command))
+        return command
+
     async def read_tail(self, path: str, lines: int | None = None) -> str:
         return await asyncio.to_thread(read_tail, path, lines)
+
+    async def close(self) -> None:
+        for command in self._started:
+            command.close()
+
+    def _variables(self, changes: Mapping[str, str | None] | None, fixed: Mapping[str, str]) -> dict[str, str]:
+        variables = {**(os.environ if self._environment is None else self._environment), **fixed, **(changes or {})}
+        return {name: value for name, value in variables.items() if value is not None}
+
+
+class LocalCommand(RunningCommand, asyncio.SubprocessProtocol):
+    """A process of this host, as its loop tells of it."""
+
+    def __init__(self, output: Callable[[bytes], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = loop.create_future()
+        self._output = output
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._process: asyncio.SubprocessTransport | None = None
+        self._input: asyncio.WriteTransport | None = None
+
+    async def write(self, data: bytes) -> None:
+        if self._input is not None and not self._input.is_closing():
+            self._input.write(data)
+        await self._writable.wait()
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self.ended)
+
+    def close(self) -> None:
+        if self._input is not None:
+            self._input.close()
+
+    # ------------------------------------------------------------------------------------------------ called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's are no subclasses
+        self._process = cast(asyncio.SubprocessTransport, transport)
+        self._input = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._output(data)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 0:
+            self._writable.set()  # nobody reads it any more
+
+    def process_exited(self) -> None:
+        self._writable.set()
+        asyncio.get_running_loop().call_later(OUTPUT_TIME, self._end)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()  # it has ended, and its output too
+
+    def _end(self) -> None:
+        if self._process is None or self.ended.done():
+            return
+        code = self._process.get_returncode()
+        assert code is not None
+        self._process.close()
+        self.ended.set_result(code)
+
+
+def _not_runnable(command: str, error: OSError) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"{command}: {error.strerror or error} (is it on PATH, and are you on a host that can submit jobs?)",
+        code="HPC-BACKEND-COMMAND",
+        details={"command": command},
+    )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

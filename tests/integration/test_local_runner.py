@@ -81,6 +81,66 @@ def test_cancelled_command_is_ended(run: Run, tmp_path: Path) -> None:
     wait_until(lambda: not psutil.pid_exists(pid), "the command has ended")
 
 
+def test_command_that_goes_on(run: Run) -> None:
+    async def scenario() -> None:
+        lines: list[bytes] = []
+        runner = LocalRunner({**os.environ, "REMOVED": "there"})
+        script = 'echo "$GIVEN ${REMOVED-gone}"; while read line; do echo "got $line" >&2; done; exit 5'
+        changes = {"GIVEN": "a b", "REMOVED": None}
+        command = await runner.start(("sh", "-c", script), environment=changes, output=lines.append)
+        await command.write(b"one\n")
+        await command.write(b"two\n")
+        command.close()
+        command.close()
+        assert await asyncio.wait_for(command.wait(), 10) == 5
+        assert b"".join(lines) == b"a b gone\ngot one\ngot two\n"
+        await command.write(b"nobody reads this")
+        assert await command.wait() == 5
+
+    run(scenario())
+
+
+def test_started_command_ends_by_a_signal_or_leaves_a_child(run: Run) -> None:
+    async def scenario() -> None:
+        killed = await LocalRunner().start(("sh", "-c", "kill -TERM $$"), output=lambda data: None)
+        assert await asyncio.wait_for(killed.wait(), 10) == -15
+        begin = time.monotonic()
+        parent = await LocalRunner().start(("sh", "-c", "sleep 8 & exit 4"), output=lambda data: None)
+        assert await asyncio.wait_for(parent.wait(), 7) == 4
+        assert time.monotonic() - begin < 7, "the child that holds its output open is not waited for"
+
+    run(scenario())
+
+
+def test_started_command_that_does_not_read(run: Run) -> None:
+    async def scenario() -> None:
+        command = await LocalRunner().start(("sh", "-c", "read line; exec sleep 60"), output=lambda data: None)
+        writing = asyncio.create_task(command.write(b"line\n" + b"x" * 2**24))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(writing), 0.5)
+        writing.cancel()
+        command.close()
+        waiting = asyncio.create_task(command.wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        command._process.kill()  # type: ignore[attr-defined]
+        assert await asyncio.wait_for(command.wait(), 10) == -9
+
+    run(scenario())
+
+
+def test_closed_runner_ends_the_input_of_what_runs(run: Run) -> None:
+    async def scenario() -> None:
+        runner = LocalRunner()
+        command = await runner.start(("cat",), output=lambda data: None)
+        await runner.close()
+        assert await asyncio.wait_for(command.wait(), 10) == 0
+        with pytest.raises(BackendUnavailable, match="on PATH"):
+            await runner.start(("no-such-command-anywhere",), output=lambda data: None)
+
+    run(scenario())
+
+
 def test_local_jobs_in_each_loop(run: Run, tmp_path: Path) -> None:
     async def scenario() -> None:
         contract = BackendContract()

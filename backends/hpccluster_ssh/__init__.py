@@ -1,0 +1,1 @@
+"""SSH: runs commands on other hosts, and clusters on hosts without a batch system."""

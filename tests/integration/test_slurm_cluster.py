@@ -90,26 +90,6 @@ def test_a_refusal_names_the_line_that_said_it(slurm: PrivateSlurm) -> None:
         assert "wrong.yaml line 4" in text, text
 
 
-def test_a_job_that_dies_before_its_workers_join_says_why(slurm: PrivateSlurm) -> None:
-    said = run(
-        slurm,
-        """
-        with SLURMCluster(python="/opt/none/bin/python", **SMALL) as cluster:
-            cluster.scale(jobs=1)
-            try:
-                cluster.wait_for_workers(2, timeout=60)
-            except HpcClusterError as error:
-                say(kind=type(error).__name__, text=str(error), code=error.code, details=error.details)
-        """,
-    )
-    assert said["kind"] == "JobDied"
-    assert said["code"] == "HPC-JOB-PYTHON-MISSING"
-    assert said["details"]["exit_code"] == 127
-    assert "/opt/none/bin/python" in said["text"]
-    assert "FAILED" in said["text"]
-    assert_nothing_left(slurm)
-
-
 def test_a_prologue_that_fails_says_so(slurm: PrivateSlurm) -> None:
     said = run(
         slurm,
@@ -142,73 +122,6 @@ def test_waiting_for_jobs_that_cannot_start_says_which_and_why(slurm: PrivateSlu
     assert said["text"].count("PartitionDown") == 2
     assert [state for _, state in said["during"]] == ["PENDING"] * 2
     assert_nothing_left(slurm)
-
-
-def test_scaling_down_loses_no_data(slurm: PrivateSlurm) -> None:
-    said = run(
-        slurm,
-        """
-        def block(n):
-            return bytes([n]) * 500_000
-
-        with SLURMCluster(cores=1, memory="300MB", walltime="10min") as cluster, Client(cluster) as client:
-            cluster.scale(3)
-            cluster.wait_for_workers(3, timeout=60)
-            computed = client.map(block, range(9))
-            scattered = client.scatter([bytes([n]) * 300_000 for n in range(6)])
-            wait(computed, timeout=30)
-            cluster.scale(1)
-            until(lambda: len(cluster.workers) == 1 and len(squeue()) == 1)
-            right = [v == block(n) for n, v in enumerate(client.gather(computed))]
-            kept = [v == bytes([n]) * 300_000 for n, v in enumerate(client.gather(scattered))]
-            say(right=all(right), kept=all(kept), during=squeue())
-        """,
-    )
-    assert said["right"]
-    assert said["kept"]
-    assert len(said["during"]) == 1
-
-
-def test_adaptive_scaling_follows_the_work(slurm: PrivateSlurm) -> None:
-    said = run(
-        slurm,
-        """
-        with SLURMCluster(cores=1, memory="300MB", walltime="10min") as cluster, Client(cluster) as client:
-            cluster.adapt(minimum_jobs=0, maximum_jobs=3, interval="0.5s", wait_count=2, idle_timeout="1s")
-            none = squeue()
-            futures = client.map(time.sleep, [1] * 12)
-            most = 0
-            while not all(f.done() for f in futures):
-                most = max(most, len(squeue()))
-                time.sleep(0.3)
-            until(lambda: squeue() == [])
-            say(none=none, most=most, errors=[str(f.exception()) for f in futures if f.status != "finished"])
-        """,
-    )
-    assert said["none"] == []
-    assert 2 <= said["most"] <= 3
-    assert said["errors"] == []
-
-
-def test_a_cancelled_job_is_replaced_and_its_work_done_again(slurm: PrivateSlurm) -> None:
-    said = run(
-        slurm,
-        """
-        with SLURMCluster(cores=1, memory="300MB", walltime="10min") as cluster, Client(cluster) as client:
-            cluster.scale(2)
-            cluster.wait_for_workers(2, timeout=60)
-            data = client.map(lambda n: bytes([n]) * 200_000, range(6))
-            wait(data, timeout=30)
-            victim = cluster.jobs[0].id
-            subprocess.run(["scancel", victim], check=True)
-            until(lambda: victim not in [w.id for w in cluster.jobs if str(w.state) == "RUNNING"])
-            right = all(v == bytes([n]) * 200_000 for n, v in enumerate(client.gather(data)))
-            cluster.wait_for_workers(2, timeout=60)
-            say(right=right, running=len(squeue()))
-        """,
-    )
-    assert said["right"]
-    assert said["running"] == 2
 
 
 def test_killing_the_owner_takes_running_and_pending_jobs_along(slurm: PrivateSlurm) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOP = {"hpccluster", "hpccluster_local", "hpccluster_slurm", "hpccluster_templates"}
+TOP = {"hpccluster", "hpccluster_local", "hpccluster_slurm", "hpccluster_ssh", "hpccluster_templates"}
 
 
 @pytest.fixture(scope="module")

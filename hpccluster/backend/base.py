@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal, Protocol
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobStatus
 
+CONTRACT = 1
+"""The version of this contract. It grows when a backend that keeps the old one would not do any more."""
+
 CredentialWay = Literal["shared", "stdin", "inline"]
 """How a job gets the credential of its workers: a file that the nodes can read, over standard input, or inside the
 submitted text."""
@@ -69,9 +72,10 @@ class Backend(ABC):
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
         """Queue one job.
 
-        *Success*: a job of the name ``spec.name`` is queued or running. *`SubmitRefused`*: there is no job and never will
-        be one. *Any other error, or cancellation*: there may be one, now or later; look for its name with `find`.
-        ``credential`` is the content for the ways ``stdin`` and ``inline``.
+        *Success*: a job of the name ``spec.name`` is queued or running. *`SubmitRefused`, `PolicyRefused`, `ConfigError`,
+        `BackendUnavailable`*: there is no job and never will be one (the batch system or the site said no, the script cannot
+        be made, nothing could be sent). *Any other error, or cancellation*: there may be one, now or later; look for its
+        name with `find`. ``credential`` is the content for the ways ``stdin`` and ``inline``.
         """
 
     @abstractmethod
@@ -125,6 +129,12 @@ class BackendPlugin:
     commands: tuple[str, ...] = ()
     """Programs that must be on PATH for it to be usable."""
     summary: str = ""
+    modules: tuple[str, ...] = ()
+    """Modules that must be installed for it to be usable and are not imported before it is used."""
+    extra: str = ""
+    """The extra of its distribution that installs them."""
+    contract: int = 1
+    """The `CONTRACT` that it was written for: a number, so that it stays what it was when the contract goes on."""
 
 
 Environment = Mapping[str, str]

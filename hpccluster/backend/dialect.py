@@ -38,7 +38,7 @@ class Dialect(ABC, Generic[AnyOptions]):
     system: ClassVar[str]
     """Its name, for people: ``Slurm``."""
     template: ClassVar[str]
-    """The shipped template: ``slurm.sh``."""
+    """The shipped template: ``slurm.sh``, or ``package:file`` for one in a package of another distribution."""
 
     @abstractmethod
     def context(self, spec: JobSpec, options: AnyOptions) -> TemplateContext:

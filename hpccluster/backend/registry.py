@@ -1,20 +1,16 @@
-"""Finds backends and remote runners by name: the built-in ones from a table, others by entry point.
-
-Reading the entry points of an environment costs tens of milliseconds, so that is done only for names that are not in the
-table. One plugin is loaded at a time: a package that one backend misses hurts only its users.
-"""
+"""Backends and remote runners by name: the built-in ones from a table, others by entry point."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Mapping
+import importlib.util
+import shutil
 from dataclasses import dataclass
 from typing import cast
 
-from hpccluster.backend.base import BackendPlugin
+from hpccluster.backend.base import CONTRACT, BackendPlugin
+from hpccluster.backend.offers import OURS, Group, Offer, built_in_offer, find_offer, foreign_offers
 from hpccluster.backend.remote import RunnerFactory
-from hpccluster.errors import BackendNotFound, BackendUnavailable
+from hpccluster.errors import BackendUnavailable
 
 GROUP = "hpccluster.backends"
 
@@ -32,34 +28,33 @@ BUILT_IN_RUNNERS = {
 }
 """Remote runners of this distribution; the same as its entry points, too."""
 
-_DISTRIBUTION = "hpccluster"
-_EXTRAS = {"ssh": "ssh", "asyncssh": "ssh", "paramiko": "ssh"}
+_BACKENDS = Group("backend", GROUP, BUILT_IN)
+_RUNNERS = Group("runner", RUNNER_GROUP, BUILT_IN_RUNNERS)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPlugin:
-    """One backend that is installed, usable or not."""
+    """One distribution's offer of a backend, usable or not."""
 
-    name: str
-    distribution: str
+    offer: Offer
     plugin: BackendPlugin | None
+    """None where it cannot be loaded."""
     problem: str = ""
-    """Why it cannot be loaded."""
+    """Why it cannot be used, in one line; empty if it can."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.offer.name
 
 
 def get_plugin(name: str) -> BackendPlugin:
     """The plugin of that name.
 
-    Raises `BackendNotFound` with the known names, and `BackendUnavailable` where it cannot be imported or two
-    distributions offer it.
+    Raises `BackendNotFound` with the known names, and `BackendUnavailable` where it cannot be loaded, was made for another
+    contract, or is offered by two distributions.
     """
-    plugin = _find("backend", GROUP, BUILT_IN, name)
-    if not isinstance(plugin, BackendPlugin) or plugin.name != name:
-        raise BackendUnavailable(
-            f"backend {name!r}: what is installed under that name is not a BackendPlugin of that name",
-            code="HPC-BACKEND-IMPORT",
-        )
-    return plugin
+    return _load(find_offer(_BACKENDS, name))
 
 
 def get_runner(name: str) -> RunnerFactory:
@@ -67,81 +62,66 @@ def get_runner(name: str) -> RunnerFactory:
 
     Raises as `get_plugin` does.
     """
-    factory = _find("runner", RUNNER_GROUP, BUILT_IN_RUNNERS, name)
+    offer = find_offer(_RUNNERS, name)
+    factory = offer.load()
     if not callable(factory):
-        raise BackendUnavailable(f"runner {name!r}: what is installed cannot be called", code="HPC-BACKEND-IMPORT")
+        raise offer.unusable(f"is wrong: {offer.target} cannot be called", "HPC-BACKEND-IMPORT")
     return cast(RunnerFactory, factory)
 
 
 def list_plugins() -> list[ListedPlugin]:
-    """All backends that are installed, by name; one that cannot be loaded is listed with its problem."""
-    offers = {name: [(_DISTRIBUTION, target)] for name, target in BUILT_IN.items()}
-    for name, found in _offers(GROUP, BUILT_IN).items():
-        offers.setdefault(name, []).extend(found)
-    listed = []
-    for name in sorted(offers):
-        owners = " and ".join(sorted({distribution for distribution, _ in offers[name]}))
-        try:
-            if name in BUILT_IN and len(offers[name]) > 1:
-                raise BackendUnavailable(f"offered by {owners}: the one of {_DISTRIBUTION} is used")
-            plugin = get_plugin(name)
-        except BackendUnavailable as error:
-            listed.append(ListedPlugin(name, owners, None, str(error)))
-        else:
-            listed.append(ListedPlugin(name, owners, plugin))
-    return listed
+    """All backends that distributions here offer, by name; one that cannot be used is listed with its problem."""
+    offers = [*(built_in_offer(_BACKENDS, name) for name in BUILT_IN), *foreign_offers(_BACKENDS)]
+    return [
+        _listed(offer, [other for other in offers if other.name == offer.name and other is not offer])
+        for offer in sorted(offers, key=lambda offer: (offer.name, offer.distribution != OURS, offer.origin))
+    ]
 
 
-def _find(kind: str, group: str, built_in: Mapping[str, str], name: str) -> object:
-    if name in built_in:
-        return _load(kind, name, built_in[name], _DISTRIBUTION)
-    offers = _offers(group, built_in)
-    if name not in offers:
-        known = sorted({*built_in, *offers})
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise BackendNotFound(
-            f"no {kind} {name!r}: installed are {', '.join(known)}{hint}",
-            code=f"HPC-{kind.upper()}-UNKNOWN",
-            details={kind: name, "known": ", ".join(known), "suggestion": close[0] if close else None},
-        )
-    found = offers[name]
-    if len(found) > 1:
-        owners = " and ".join(sorted(distribution for distribution, _ in found))
-        raise BackendUnavailable(
-            f"{kind} {name!r} is offered by {owners}: uninstall all but one", code=f"HPC-{kind.upper()}-TWICE"
-        )
-    distribution, target = found[0]
-    return _load(kind, name, target, distribution)
-
-
-def _offers(group: str, built_in: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
-    """Per name, who offers it by entry point (distribution, target); our own entry points are in the table already."""
-    from importlib import metadata
-
-    offers: dict[str, list[tuple[str, str]]] = {}
-    for point in metadata.entry_points(group=group):
-        distribution = point.dist.name if point.dist is not None else "an unknown distribution"
-        if distribution == _DISTRIBUTION and point.name in built_in:
-            continue
-        if (offer := (distribution, point.value)) not in offers.setdefault(point.name, []):
-            offers[point.name].append(offer)
-    return offers
-
-
-def _load(kind: str, name: str, target: str, distribution: str) -> object:
-    module, _, attribute = target.partition(":")
+def _listed(offer: Offer, others: list[Offer]) -> ListedPlugin:
+    problem = offer.problem
+    if not problem and others and offer.distribution != OURS:
+        owners = " and ".join(other.origin for other in others)
+        is_ours = any(other.distribution == OURS for other in others)
+        problem = f"offered by {owners}, too: {'that one is used' if is_ours else 'uninstall all but one'}"
+    if problem:
+        return ListedPlugin(offer, None, problem)
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        extra = _EXTRAS.get(name)
-        fix = f": pip install 'hpccluster[{extra}]'" if extra else ""
-        raise BackendUnavailable(
-            f"{kind} {name!r} needs more packages{fix} ({error})",
-            code=f"HPC-{extra.upper()}-EXTRA" if extra else "HPC-BACKEND-IMPORT",
-        ) from error
-    except Exception as error:  # somebody else's module may fail in any way
-        raise BackendUnavailable(
-            f"{kind} {name!r} of {distribution} cannot be loaded: {type(error).__name__}: {error}",
-            code="HPC-BACKEND-IMPORT",
-        ) from error
+        plugin = _load(offer)
+    except BackendUnavailable as error:
+        return ListedPlugin(offer, None, " ".join(str(error.details["why"]).split()))
+    return ListedPlugin(offer, plugin, _missing(plugin, offer.distribution))
+
+
+def _load(offer: Offer) -> BackendPlugin:
+    plugin = offer.load()
+    if not isinstance(plugin, BackendPlugin) or plugin.name != offer.name:
+        raise offer.unusable(f"is wrong: {offer.target} is not a BackendPlugin of that name", "HPC-BACKEND-IMPORT")
+    if plugin.contract != CONTRACT:
+        upgrade = OURS if plugin.contract > CONTRACT else offer.distribution
+        raise offer.unusable(
+            f"is made for version {plugin.contract} of the contract between hpccluster and its backends, "
+            f"and this one has version {CONTRACT}: upgrade {upgrade}",
+            "HPC-BACKEND-CONTRACT",
+        )
+    return plugin
+
+
+def _missing(plugin: BackendPlugin, distribution: str) -> str:
+    """What of the plugin's needs is not there; empty if all is."""
+    modules = [module for module in plugin.modules if not _is_installed(module)]
+    commands = [command for command in plugin.commands if shutil.which(command) is None]
+    lacks = []
+    if modules:
+        wanted = f"{distribution}[{plugin.extra}]" if plugin.extra else " ".join(modules)
+        lacks.append(f"not installed: {', '.join(modules)} (pip install '{wanted}')")
+    if commands:
+        lacks.append(f"not on PATH: {', '.join(commands)}")
+    return "; ".join(lacks)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
 
+_PACKAGE = "hpccluster_templates"
 _FORBIDDEN = re.compile("[\n\r\0\ud800-\udfff]")
 
 
@@ -70,7 +71,7 @@ class TemplateContext:
 
 
 def load_template(name: str, path: str | None = None) -> Template:
-    """The shipped template of that name, or the user's own file.
+    """The shipped template of that name (``package:file`` for one of another distribution), or the user's own file.
 
     Raises `ConfigError` for a file that cannot be read and for a syntax error, with its line.
     """
@@ -81,6 +82,11 @@ def load_template(name: str, path: str | None = None) -> Template:
             return _environment().get_template(name)
         text = Path(path).expanduser().read_text(encoding="utf-8")
         return _environment().from_string(_keep_lengths(text))
+    except (jinja2.TemplateNotFound, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"there is no template {name!r}: a backend names its own as package:file ({error})",
+            code="HPC-CONFIG-TEMPLATE",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"template={path!r} cannot be read: {error}", code="HPC-CONFIG-TEMPLATE", details={"option": "template"}
@@ -161,7 +167,8 @@ def _environment() -> SandboxedEnvironment:
 
 
 def _shipped(name: str) -> str | None:
-    file = files("hpccluster_templates") / name
+    package, colon, file_name = name.rpartition(":")
+    file = files(package if colon else _PACKAGE) / file_name
     return _keep_lengths(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -137,28 +136,35 @@ def schema_command() -> None:
 @click.command("backends")
 @_JSON
 def backends_command(as_json: bool) -> None:
-    """Show the backends that are installed, and whether they can be used here."""
+    """Show the backends that are installed, whose they are, and whether they can be used here."""
     from hpccluster.backend.registry import list_plugins
 
-    found = []
-    for listed in list_plugins():
-        missing = [] if listed.plugin is None else [it for it in listed.plugin.commands if shutil.which(it) is None]
-        problem = listed.problem or (f"not found: {', '.join(missing)}" if missing else "")
-        summary = "" if listed.plugin is None else listed.plugin.summary
-        found.append(
-            {
-                "name": listed.name,
-                "usable": not problem,
-                "problem": problem,
-                "summary": summary,
-                "distribution": listed.distribution,
-            }
-        )
+    found = list_plugins()
     if as_json:
-        write_json(found)
+        write_json(
+            [
+                {
+                    "name": it.name,
+                    "usable": not it.problem,
+                    "problem": it.problem,
+                    "summary": "" if it.plugin is None else it.plugin.summary,
+                    "distribution": it.offer.distribution,
+                    "version": it.offer.version,
+                }
+                for it in found
+            ]
+        )
         return
-    rows = [(str(it["name"]), "yes" if it["usable"] else "no", str(it["summary"]), str(it["problem"])) for it in found]
-    write_table(("BACKEND", "USABLE", "WHAT", "PROBLEM"), rows, flexible=("WHAT", "PROBLEM"))
+    rows = [
+        (
+            it.name,
+            it.offer.origin,
+            "no" if it.problem else "yes",
+            it.problem or (it.plugin.summary if it.plugin else ""),
+        )
+        for it in found
+    ]
+    write_table(("BACKEND", "FROM", "USABLE", "WHAT, OR WHY NOT"), rows, flexible=("WHAT, OR WHY NOT",))
 
 
 @click.command("script")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hpccluster.head.spec import HeadSpec
     from hpccluster.runtime.scheduler import Scheduler
 
+__all__ = ["START_TIMEOUT", "ClusterManager"]
+
 CLOSE_TIMEOUT = 30.0
 """Seconds for the batch system to confirm that all jobs are gone."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.command import COMMAND, Commands
+from support.distributions import install, plugin
 
 SITE = """\
 slurm: {queue: short, cores: 8, memory: 32GB, walltime: "01:00:00"}
@@ -138,3 +139,24 @@ def test_a_reader_that_leaves_early_is_no_error(commands: Commands) -> None:
     )
     assert done.stdout == "hpccluster: run Python on batch queues or this machine\n"
     assert done.stderr == ""
+
+
+def test_backends_of_others_are_listed_and_a_broken_one_hurts_nobody(commands: Commands, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install(site, "their-dist", {"cobalt": plugin("cobalt", "summary='jobs of Cobalt', commands=('no-such-qsub',)")})
+    install(site, "broken-dist", {"bad": "import sys\nsys.exit('no licence')\n"}, version="0.3")
+    commands.environment["PYTHONPATH"] = str(site)
+    found = {it["name"]: it for it in json.loads(commands.out("backends", "--json"))}
+    assert (found["cobalt"]["distribution"], found["cobalt"]["version"]) == ("their-dist", "2.1")
+    assert found["cobalt"]["problem"] == "not on PATH: no-such-qsub"
+    assert found["local"]["usable"]
+    assert not found["bad"]["usable"]
+    table = commands.out("backends").splitlines()
+    assert len(table) == 1 + len(found)
+    (bad,) = (line for line in table if line.startswith("bad "))
+    assert re.match(r"bad +broken-dist 0\.3 +no +cannot be loaded: SystemExit: no", bad)
+    said = commands.err("script", "--backend", "bad", code=3)
+    assert (
+        said
+        == "error: backend 'bad' of broken-dist 0.3 cannot be loaded: SystemExit: no licence (HPC-BACKEND-IMPORT)\n"
+    )

@@ -1,110 +1,162 @@
-"""Plugins by name: built in, by entry point, missing, broken, offered twice."""
+"""Plugins by name: built in, of other distributions (real ones, in a folder of the test's), missing, broken, offered twice."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import sys
 import tomllib
-import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hpccluster import __version__
 from hpccluster.backend import registry
-from hpccluster.backend.base import Backend, BackendPlugin
+from hpccluster.backend.base import CONTRACT, Backend
 from hpccluster.backend.options import JobOptions
 from hpccluster.errors import BackendNotFound, BackendUnavailable
+from support.distributions import install, plugin
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class Point:
-    """An entry point of some distribution."""
-
-    def __init__(self, name: str, value: str, distribution: str) -> None:
-        self.name, self.value = name, value
-        self.dist = types.SimpleNamespace(name=distribution)
-
-
 @pytest.fixture
-def points(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
-    found: list[Point] = []
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
-    return found
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed distributions."""
+    before = set(sys.modules)
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.endswith("_plugin") and "." not in name:
+            del sys.modules[name]
 
 
-def make_module(monkeypatch: pytest.MonkeyPatch, name: str, plugin_name: str) -> None:
-    module = types.ModuleType(name)
-
-    def make(options: JobOptions) -> Backend:
-        raise NotImplementedError
-
-    module.PLUGIN = BackendPlugin(plugin_name, JobOptions, make, "x:Y")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, module)
+def listed() -> dict[tuple[str, str], registry.ListedPlugin]:
+    importlib.invalidate_caches()
+    return {(item.name, item.offer.distribution): item for item in registry.list_plugins()}
 
 
 def test_table_equals_the_entry_points() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        declared = tomllib.load(file)["project"]["entry-points"][registry.GROUP]
-    assert declared == registry.BUILT_IN
+        declared = tomllib.load(file)["project"]["entry-points"]
+    assert declared[registry.GROUP] == registry.BUILT_IN
+    assert declared[registry.RUNNER_GROUP] == registry.BUILT_IN_RUNNERS
 
 
 @pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
 def test_built_in_plugins_load_by_their_name(name: str) -> None:
-    plugin = registry.get_plugin(name)
-    assert plugin.name == name
-    assert issubclass(plugin.options_type, JobOptions)
-    assert isinstance(plugin.make_backend(plugin.options_type()), Backend), "made without I/O, options or not"
+    found = registry.get_plugin(name)
+    assert found.name == name
+    assert found.contract == CONTRACT
+    assert issubclass(found.options_type, JobOptions)
+    assert isinstance(found.make_backend(found.options_type()), Backend), "made without I/O, options or not"
 
 
 def test_entry_points_are_not_read_for_built_in_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: pytest.fail("read"))
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: pytest.fail("read"))
     assert registry.get_plugin("local").name == "local"
 
 
-def test_foreign_plugin(points: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
-    make_module(monkeypatch, "their_plugin", "cobalt")
-    points.append(Point("cobalt", "their_plugin:PLUGIN", "their-dist"))
+def test_foreign_plugin_is_listed_with_its_origin(site: Path) -> None:
+    install(site, "their-dist", {"cobalt": plugin("cobalt")})
     assert registry.get_plugin("cobalt").name == "cobalt"
-    listed = {item.name: item for item in registry.list_plugins()}
-    assert listed["cobalt"].distribution == "their-dist"
-    assert listed["local"].plugin is not None
+    found = listed()
+    assert (found["cobalt", "their-dist"].offer.origin, found["cobalt", "their-dist"].problem) == ("their-dist 2.1", "")
+    assert found["local", "hpccluster"].offer.origin == f"hpccluster {__version__}"
+    assert found["local", "hpccluster"].plugin is not None
 
 
-def test_unknown_backend_lists_the_known_ones(points: list[Point]) -> None:
-    with pytest.raises(
-        BackendNotFound, match=r"no backend 'slrum': installed are local, slurm; did you mean 'slurm'\?"
-    ):
+def test_unknown_backend_lists_the_known_ones(site: Path) -> None:
+    install(site, "their-dist", {"cobalt": plugin("cobalt")})
+    with pytest.raises(BackendNotFound, match=r"no backend 'slrum': installed are cobalt, .*; did you mean 'slurm'\?"):
         registry.get_plugin("slrum")
 
 
-def test_name_that_two_distributions_offer(points: list[Point], monkeypatch: pytest.MonkeyPatch) -> None:
-    make_module(monkeypatch, "their_plugin", "cobalt")
-    points += [Point("cobalt", "their_plugin:PLUGIN", "one"), Point("cobalt", "their_plugin:PLUGIN", "other")]
-    with pytest.raises(BackendUnavailable, match="offered by one and other"):
+def test_name_that_two_distributions_offer(site: Path) -> None:
+    install(site, "one", {"cobalt": plugin("cobalt")})
+    install(site, "other", {"cobalt": plugin("cobalt"), "slurm": plugin("slurm")})
+    with pytest.raises(BackendUnavailable, match=r"offered by one 2\.1 and other 2\.1: uninstall all but one"):
         registry.get_plugin("cobalt")
-    points.append(Point("slurm", "their_plugin:PLUGIN", "thief"))
-    listed = {item.name: item for item in registry.list_plugins()}
-    assert "offered by hpccluster and thief" in listed["slurm"].problem
+    found = listed()
+    assert found["cobalt", "one"].problem == "offered by other 2.1, too: uninstall all but one"
+    assert found["cobalt", "other"].problem == "offered by one 2.1, too: uninstall all but one"
+    # ours cannot be taken over, nor made unusable
+    assert found["slurm", "other"].problem == f"offered by hpccluster {__version__}, too: that one is used"
+    assert found["slurm", "hpccluster"].plugin is not None
     assert registry.get_plugin("slurm").cluster_type == "hpccluster_slurm.cluster:SLURMCluster"
 
 
-def test_plugin_that_cannot_be_loaded_names_whose_it_is(
-    points: list[Point], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "broken_plugin.py").write_text("1 / 0\n")
-    (tmp_path / "needy_plugin.py").write_text("import no_such_module_anywhere\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    make_module(monkeypatch, "other_plugin", "other")
-    points += [
-        Point("broken", "broken_plugin:PLUGIN", "their-dist"),
-        Point("ssh", "needy_plugin:PLUGIN", "hpccluster"),
-        Point("misnamed", "other_plugin:PLUGIN", "their-dist"),
-    ]
-    with pytest.raises(BackendUnavailable, match="'broken' of their-dist cannot be loaded: ZeroDivisionError"):
-        registry.get_plugin("broken")
-    with pytest.raises(BackendUnavailable, match=r"'ssh' needs more packages: pip install 'hpccluster\[ssh\]'"):
+BROKEN = {
+    "raises": ("1 / 0\n", "cannot be loaded: ZeroDivisionError: division by zero"),
+    "exits": ("import sys\nsys.exit('no licence')\n", "cannot be loaded: SystemExit: no licence"),
+    "typo": ("def f(:\n", "cannot be loaded: SyntaxError: "),
+    "needy": (
+        "import no_such_module_anywhere\n",
+        "(it needs a package that is not installed: reinstall their-dist, or pip install no_such_module_anywhere)",
+    ),
+    "empty": ("", "cannot be loaded: AttributeError: "),
+    "misnamed": (plugin("other"), "is not a BackendPlugin of that name"),
+    "newer": (
+        plugin("newer", "contract=2"),
+        "is made for version 2 of the contract between hpccluster and its backends, and this one has version 1: upgrade h",
+    ),
+    "older": (plugin("older", "contract=0"), "upgrade their-dist"),
+    "modern": (plugin("modern", "not_known_yet=1"), "unexpected keyword argument 'not_known_yet'"),
+}
+
+
+def test_each_broken_plugin_says_why_and_hurts_no_other(site: Path) -> None:
+    install(site, "their-dist", {"cobalt": plugin("cobalt"), **{name: text for name, (text, _) in BROKEN.items()}})
+    found = listed()
+    for name, (_, words) in BROKEN.items():
+        problem = found[name, "their-dist"].problem
+        assert words in problem, problem
+        assert "\n" not in problem
+        with pytest.raises(BackendUnavailable) as caught:
+            registry.get_plugin(name)
+        assert " ".join(str(caught.value).split()) == f"backend {name!r} of their-dist 2.1 {problem}"
+    assert not found["cobalt", "their-dist"].problem
+    assert not found["local", "hpccluster"].problem
+
+
+def test_distribution_whose_metadata_is_broken(site: Path) -> None:
+    install(site, "garbled", {}, points="[hpccluster.backends]\nthis is no entry point\n")
+    install(site, "elsewhere", {}, points="[console_scripts]\nnor is this one\n")
+    install(site, "incomplete", {}, points="[hpccluster.backends]\ngone = not_there_at_all.plugin:PLUGIN\n")
+    install(site, "nameless", {"cobalt": plugin("cobalt")})
+    (site / "nameless-2.1.dist-info" / "METADATA").unlink()
+    found = listed()
+    assert "its entry points cannot be read: " in found["?", "garbled"].problem
+    assert not any(distribution == "elsewhere" for _, distribution in found)
+    assert "(its distribution is incomplete: reinstall incomplete)" in found["gone", "incomplete"].problem
+    assert registry.get_plugin("cobalt").name == "cobalt"
+    assert not found["local", "hpccluster"].problem
+
+
+def test_what_is_missing_is_named(site: Path) -> None:
+    install(
+        site,
+        "their-dist",
+        {
+            "bare": plugin("bare", "modules=('json', 'no_such.thing'), extra='fast', commands=('sh', 'no-such-cmd')"),
+            "plain": plugin("plain", "modules=('no_such_thing',)"),
+        },
+    )
+    found = listed()
+    assert found["bare", "their-dist"].problem == (
+        "not installed: no_such.thing (pip install 'their-dist[fast]'); not on PATH: no-such-cmd"
+    )
+    assert found["plain", "their-dist"].problem == "not installed: no_such_thing (pip install 'no_such_thing')"
+    assert found["bare", "their-dist"].plugin is not None, "its options can be looked at all the same"
+
+
+def test_extra_that_the_import_of_ours_needs(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "needy_plugin.py").write_text("import no_such_module_anywhere\n")
+    monkeypatch.setitem(registry.BUILT_IN, "ssh", "needy_plugin:PLUGIN")
+    with pytest.raises(BackendUnavailable, match=r"\(pip install 'hpccluster\[ssh\]'\)") as caught:
         registry.get_plugin("ssh")
-    with pytest.raises(BackendUnavailable, match="not a BackendPlugin of that name"):
-        registry.get_plugin("misnamed")
-    assert [item.name for item in registry.list_plugins() if item.problem] == ["broken", "misnamed", "ssh"]
+    assert caught.value.code == "HPC-SSH-EXTRA"

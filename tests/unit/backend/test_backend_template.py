@@ -120,3 +120,17 @@ def test_quote_and_lines() -> None:
 def test_jinja_is_not_imported_before_a_script_is_rendered() -> None:
     code = "import sys, hpccluster.backend.batch, hpccluster_slurm.plugin; sys.exit('jinja2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_template_in_a_package_of_another_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "their.sh").write_text("{{ name }} ${#array[@]}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert (
+        render_template(load_template("their_package:their.sh"), CONTEXT, source="x") == "hpc-calm-0001 ${#array[@]}\n"
+    )
+    for missing in ("their_package:other.sh", "no_such_package:their.sh", "nowhere.sh"):
+        with pytest.raises(ConfigError, match=rf"there is no template '{missing}'"):
+            load_template(missing)

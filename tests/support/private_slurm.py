@@ -19,8 +19,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,33 +26,26 @@ from pathlib import Path
 import psutil
 
 from support.deadline import wait_until
+from support.ordinary_user import UserMissing, as_user, ordinary_user, python_for, system_path
 
 PROGRAMS = ("setpriv", "munged", "munge", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 NODES = 3
 NODE_CPUS = 4
 NODE_MEMORY = 8000
 """MiB that each node says it has."""
-USER_VARIABLE = "HPCCLUSTER_TEST_USER"
-DEFAULT_USER = "hpctest"
 
 PREFIX = "hpccluster-slurm-"
 OWNER = "owner.pid"
 """Holds the number of the process whose Slurm it is."""
-
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class SlurmMissing(Exception):
     """This machine cannot run a Slurm of its own; the message says what is missing."""
 
 
-def _path() -> str:
-    return f"{os.environ.get('PATH', '/usr/bin:/bin')}:{_SBIN}"
-
-
 def missing_programs() -> list[str]:
     """What must be installed before a private Slurm can start."""
-    return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    return [name for name in PROGRAMS if shutil.which(name, path=system_path()) is None]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -65,21 +56,11 @@ def _free_ports(count: int) -> list[int]:
         return [item.getsockname()[1] for item in sockets]
 
 
-def _test_user() -> str:
-    """The ordinary user of jobs when the tests run as root."""
-    name = os.environ.get(USER_VARIABLE, DEFAULT_USER)
+def _ordinary_user() -> str | None:
     try:
-        pwd.getpwnam(name)
-    except KeyError:
-        made = subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", name],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PATH": _path()},
-        )
-        if made.returncode != 0:
-            raise SlurmMissing(f"no user {name!r} for jobs ({made.stderr.strip()}); set ${USER_VARIABLE}") from None
-    return name
+        return ordinary_user() if os.geteuid() == 0 else None
+    except UserMissing as missing:
+        raise SlurmMissing(str(missing)) from None
 
 
 def _remove(directory: Path) -> None:
@@ -126,7 +107,7 @@ class PrivateSlurm:
         """Raises `SlurmMissing` where programs or permissions are missing."""
         if missing := missing_programs():
             raise SlurmMissing(f"not installed: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)")
-        user = _test_user() if os.geteuid() == 0 else None
+        user = _ordinary_user()
         _sweep()
         slurm = cls(Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp")), user)
         try:
@@ -245,7 +226,7 @@ class PrivateSlurm:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.directory,
-                env={"PATH": _path(), "SLURM_CONF": str(self.conf), "LC_ALL": "C"},
+                env={"PATH": system_path(), "SLURM_CONF": str(self.conf), "LC_ALL": "C"},
             )
 
     def _all_idle(self) -> bool:
@@ -281,12 +262,7 @@ class PrivateSlurm:
 
     def as_user(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs ``argv`` as the user of jobs."""
-        if self.user is None:
-            return list(argv)
-        account = pwd.getpwnam(self.user)
-        ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
-        # setpriv still has root's capabilities when it executes: `env` is executed with them, and executes without
-        return ["setpriv", *ids, "--clear-groups", "--no-new-privs", "--", "/usr/bin/env", *argv]
+        return as_user(self.user, argv)
 
     def run_as_user(
         self,
@@ -321,39 +297,11 @@ class PrivateSlurm:
 
     @functools.cached_property
     def python(self) -> str:
-        """An interpreter that the user can run and that imports hpccluster and all that it needs.
-
-        That is the one that runs the tests, where the user may read it. Otherwise (it lies below /root, say) it is a virtual
-        environment of the system's interpreter of the same minor version, which looks into the packages of this one.
-        """
-        if self._can_import(sys.executable):
-            return sys.executable
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        tried = [sys.executable]
-        for base in (f"/usr/bin/{version}", f"/usr/local/bin/{version}", f"/opt/{version}/bin/{version}"):
-            if not Path(base).exists():
-                continue
-            target = self.directory / "python"
-            shutil.rmtree(target, ignore_errors=True)
-            subprocess.run([base, "-m", "venv", "--without-pip", str(target)], check=True, capture_output=True)
-            inside = target / "lib" / version / "site-packages" / "hpccluster-tests.pth"
-            packages = sysconfig.get_paths()["purelib"]
-            inside.write_text(f"import site; site.addsitedir({packages!r})\n")
-            python = str(target / "bin" / "python")
-            tried.append(base)
-            if self._can_import(python):
-                return python
-        raise SlurmMissing(
-            f"user {self.user} can run none of {', '.join(tried)} with the packages of these tests: "
-            "make the environment of the tests readable by others"
-        )
-
-    def _can_import(self, python: str) -> bool:
-        modules = "hpccluster, msgspec, cloudpickle, cryptography, jinja2, psutil, uvloop"
+        """An interpreter that the user can run and that imports hpccluster and all that it needs."""
         try:
-            return self.run_as_user([python, "-c", f"import {modules}"]).returncode == 0
-        except PermissionError:
-            return False
+            return python_for(self.user, self.directory)
+        except UserMissing as missing:
+            raise SlurmMissing(str(missing)) from None
 
     def shared_directory(self, name: str) -> Path:
         """A new directory below the user's home, owned by the user."""
@@ -390,5 +338,5 @@ class PrivateSlurm:
         return self._command(*argv)
 
     def _command(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        variables = {"PATH": _path(), "SLURM_CONF": str(self.conf), "LC_ALL": "C"}
+        variables = {"PATH": system_path(), "SLURM_CONF": str(self.conf), "LC_ALL": "C"}
         return subprocess.run(argv, capture_output=True, text=True, timeout=20, env=variables, stdin=subprocess.DEVNULL)

@@ -353,6 +353,10 @@ class Scheduler:
 
     async def _fetch(self, number: int) -> list[Buffer] | None:
         task = self.state.tasks.get(number)
+        if task is not None and task.payload is not None:
+            return [
+                memoryview(task.payload)
+            ]  # one of so many small inputs of a task that they did not fit into its message
         if task is None or task.state is not TaskState.STORED:
             return None
         for holder in list(task.holders or ()):

@@ -115,6 +115,14 @@ def test_large_arguments_travel_as_data(client: Client) -> None:
     assert client.submit(len, list(range(600_000))).result(timeout=20) == 600_000
 
 
+def test_a_task_takes_more_small_inputs_than_a_message_holds(client: Client) -> None:
+    parts = client.map(
+        lambda n: bytes([n % 256]) * 60_000, range(1200)
+    )  # 72 MB, of which each stays with the scheduler
+    whole = client.submit(lambda parts: [part[0] for part in parts], parts)
+    assert whole.result(timeout=60) == [n % 256 for n in range(1200)]
+
+
 def test_scattered_data_small_and_large(client: Client) -> None:
     small, large = client.scatter([{"a": 1}, np.arange(500_000)])
     assert client.submit(lambda s, a: s["a"] + int(a[-1]), small, large).result(timeout=20) == 500_000

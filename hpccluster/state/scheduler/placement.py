@@ -11,9 +11,10 @@ none is empty, one is emptied, so that suspects do not wait for ever in a busy c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heapify, heapreplace
 
-from hpccluster.protocol.messages import Dependency, RunTask, TakeBack, TaskOptions
+from hpccluster.protocol.messages import ARGUMENT_LIMIT, Dependency, RunTask, TakeBack, TaskOptions
 from hpccluster.state.scheduler.core import Core
 from hpccluster.state.scheduler.records import ASSIGNED, READY, ReadyGroup, TaskRecord, WorkerRecord
 
@@ -247,8 +248,8 @@ def assign(core: Core, tasks: list[TaskRecord], worker: WorkerRecord) -> None:
         own_size = len(task.arguments)
         dependencies = _NO_DEPENDENCIES
         if task.dependencies:
-            dependencies = [describe(core, needed) for needed in task.dependencies]
-            own_size += sum(len(needed.payload) for needed in dependencies if needed.payload is not None)
+            dependencies, inline = _describe_inputs(core, task.dependencies)
+            own_size += inline
         task.state = ASSIGNED
         task.worker = worker
         task.expected = expected = function.expected + own_size / BANDWIDTH
@@ -261,6 +262,21 @@ def assign(core: Core, tasks: list[TaskRecord], worker: WorkerRecord) -> None:
     for name, amount in group.options.resources.items():
         worker.used[name] = worker.used.get(name, 0) + amount * len(tasks)
     core.run(worker, runs, function, size)
+
+
+def _describe_inputs(core: Core, tasks: Iterable[TaskRecord]) -> tuple[list[Dependency], int]:
+    """The inputs of a task, and how many bytes of them ride along: what is too much for a message is fetched from here."""
+    described: list[Dependency] = []
+    inline = 0
+    for needed in tasks:
+        payload = needed.payload
+        if payload is not None and core.holder.address and inline + len(payload) > ARGUMENT_LIMIT:
+            described.append(Dependency(needed.id, None, needed.size, [core.holder.address]))
+            continue
+        if payload is not None:
+            inline += len(payload)
+        described.append(describe(core, needed))
+    return described, inline
 
 
 def describe(core: Core, task: TaskRecord) -> Dependency:

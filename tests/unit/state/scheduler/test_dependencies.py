@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpccluster.protocol.messages import Dependency
+from hpccluster.protocol.messages import ARGUMENT_LIMIT, Dependency, FreeData, ReplicasAdded
 from hpccluster.testing.scheduler_env import SchedulerEnv
 from hpccluster.testing.scheduler_peers import STORED_SIZE, result_of
 
@@ -18,6 +18,26 @@ def test_a_small_input_rides_along(env: SchedulerEnv) -> None:
     assert run.dependencies == [Dependency(env.id_of("a"), result_of("a"), len(result_of("a")), [])]
     worker.finish("b")
     client.expect_results("b")
+
+
+def test_many_small_inputs_do_not_all_ride_along(env: SchedulerEnv) -> None:
+    """A message has its limit: what is too much for it is fetched from the scheduler's process."""
+    client, worker = env.client(), env.worker()
+    parts = [f"part {number} {'.' * 50_000}" for number in range(40)]
+    client.put(*parts)
+    client.submit("sum", needs=parts)
+    (run,) = worker.expect_run("sum")
+    inline = [needed for needed in run.dependencies if needed.payload is not None]
+    fetched = [needed for needed in run.dependencies if needed.payload is None]
+    assert sum(len(needed.payload or b"") for needed in inline) <= ARGUMENT_LIMIT
+    assert len(inline) + len(fetched) == len(parts)
+    assert fetched
+    assert {tuple(needed.addresses) for needed in fetched} == {("tcp://head:1",)}
+    # the worker's copies are of no further use
+    worker.say(ReplicasAdded([needed.task for needed in fetched]))
+    assert [message.tasks for message in worker.take(FreeData)] == [[needed.task for needed in fetched]]
+    worker.finish("sum")
+    client.expect_results("sum")
 
 
 def test_a_large_input_is_fetched_from_its_holders_or_through_the_head(env: SchedulerEnv) -> None:

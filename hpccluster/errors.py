@@ -28,6 +28,7 @@
     └── ClusterError
         ├── ClusterNotFound
         ├── ClusterClosed
+        ├── ClusterNameTaken            a live cluster has the name
         └── StartTimeout                which jobs wait, and why
 
 Each message says what happened, what we were doing, and what the user can do. A user's own exception is never
@@ -194,6 +195,12 @@ class ClusterNotFound(ClusterError):
 
 class ClusterClosed(ClusterError):
     """The cluster has been closed."""
+
+
+class ClusterNameTaken(ClusterError):
+    """A live cluster has that name."""
+
+    exit_code = 2
 
 
 class StartTimeout(ClusterError):

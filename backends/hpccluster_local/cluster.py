@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from hpccluster.cluster.launch import START_TIMEOUT
 from hpccluster.cluster.manager import ClusterManager
+from hpccluster.errors import ConfigError
 from hpccluster.resources import default_processes
 from hpccluster_local.options import machine_cores, machine_memory
 
@@ -85,6 +86,9 @@ def _memory(workers: int, threads: int) -> int | None:
 
 def _share(workers: int | None, threads: int | None) -> tuple[int, int]:
     """Workers and threads of each: what is not said is chosen so that the machine is full."""
+    for name, value in (("n_workers", workers), ("threads_per_worker", threads)):
+        if value is not None and (type(value) is not int or value < (1 if name == "threads_per_worker" else 0)):
+            raise ConfigError(f"LocalCluster: {name}={value!r}: a whole number is needed")
     cores = machine_cores()
     if workers is None:
         workers = default_processes(cores) if threads is None else max(1, cores // max(1, threads))

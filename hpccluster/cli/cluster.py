@@ -1,22 +1,24 @@
-"""Verbs that speak to a running cluster: `jobs`, `workers`, `scale`, `down`."""
+"""Verbs that speak to a running cluster: `jobs`, `workers`, `scale`, `adapt`, `down`."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
-from hpccluster.cli.output import progress, say, write_error, write_json, write_table
+from hpccluster.cli.output import JSON, progress, say, write_error, write_json, write_table
+from hpccluster.config.schema import AdaptOptions
 from hpccluster.errors import CancelFailed, ConfigError, HpcClusterError
 from hpccluster.units import format_age, format_bytes, parse_bytes
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+R = TypeVar("R")
 
 
 @click.command("jobs")
 @click.argument("name")
-@_JSON
+@JSON
 def jobs_command(name: str, as_json: bool) -> None:
     """Show a cluster's jobs, each with why it waits or failed."""
     from hpccluster.cli.running import ask
@@ -53,7 +55,7 @@ def _remark(job: dict[str, Any]) -> str:
 
 @click.command("workers")
 @click.argument("name")
-@_JSON
+@JSON
 def workers_command(name: str, as_json: bool) -> None:
     """Show the workers that are connected."""
     from hpccluster.cli.running import ask
@@ -87,7 +89,7 @@ def workers_command(name: str, as_json: bool) -> None:
 @click.option("--jobs", type=click.IntRange(min=0), help="So many jobs.")
 @click.option("--cores", type=click.IntRange(min=0), help="So many cores in all, rounded up to whole jobs.")
 @click.option("--memory", help="So much memory in all, as 512GB.")
-@_JSON
+@JSON
 def scale_command(
     name: str, workers: int | None, jobs: int | None, cores: int | None, memory: str | None, as_json: bool
 ) -> None:
@@ -113,6 +115,41 @@ def scale_command(
         say(format_plan(plan))
 
 
+def _adapt_options(command: Callable[..., R]) -> Callable[..., R]:
+    """An option for each key of ``adapt:`` in a description; the command gets what was said as keywords."""
+    for name, hint in reversed(get_type_hints(AdaptOptions, include_extras=True).items()):
+        kind, note = get_args(hint)
+        is_text = str in get_args(kind)
+        metavar = "N" if not is_text else "SIZE" if name.endswith("memory") else "TIME"
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=str if is_text else click.IntRange(min=0),
+            metavar=metavar,
+            help=note.description,
+        )
+        command = option(command)
+    return command
+
+
+@click.command("adapt")
+@click.argument("name")
+@_adapt_options
+@JSON
+def adapt_command(name: str, as_json: bool, **wishes: int | str | None) -> None:
+    """Let a cluster's size follow its work, between bounds; `scale` ends that."""
+    from hpccluster.cli.running import ask
+
+    given = {key: value for key, value in wishes.items() if value is not None}
+    with progress("changing the bounds"):
+        limits = ask(name, "adapt", given, wait=600.0)
+    if as_json:
+        write_json(limits)
+    else:
+        most = "any number of" if limits["maximum"] is None else limits["maximum"]
+        say(f"{name!r} follows its work: {limits['minimum']} to {most} jobs")
+
+
 def format_plan(plan: Any) -> str:
     """A plan as the head tells it, in a line."""
     from hpccluster.fleet.values import Plan
@@ -123,7 +160,7 @@ def format_plan(plan: Any) -> str:
 @click.command("down")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for the batch system to confirm.")
-@_JSON
+@JSON
 def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Stop a cluster and its program; cancel its jobs and verify that they are gone."""
     from hpccluster.cli.running import ask

@@ -11,11 +11,9 @@ from typing import Any
 import click
 
 from hpccluster.cli.description import Target, check_values, configuration, description_options
-from hpccluster.cli.output import say, write_json, write_table
+from hpccluster.cli.output import JSON, say, write_json, write_table
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import BackendNotFound, BackendUnavailable, ConfigError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group("config")
@@ -27,7 +25,7 @@ def config_command() -> None:
 @click.argument("name", required=False)
 @click.option("-c", "--cluster", metavar="FILE|NAME", help="The same for a name; or what a FILE describes, merged.")
 @click.option("--all", "with_defaults", is_flag=True, help="The defaults, too.")
-@_JSON
+@JSON
 def show_command(name: str | None, cluster: str | None, with_defaults: bool, as_json: bool) -> None:
     """Show every value with its origin: of all backends and clusters, or of one."""
     config = configuration()
@@ -134,7 +132,7 @@ def schema_command() -> None:
 
 
 @click.command("backends")
-@_JSON
+@JSON
 def backends_command(as_json: bool) -> None:
     """Show the backends that are installed, whose they are, and whether they can be used here."""
     from hpccluster.backend.registry import list_plugins
@@ -169,7 +167,7 @@ def backends_command(as_json: bool) -> None:
 
 @click.command("script")
 @description_options
-@_JSON
+@JSON
 def script_command(target: Target, as_json: bool) -> None:
     """Print the job script that would be submitted, and submit nothing."""
     from hpccluster.cli.preview import preview_script

@@ -62,6 +62,25 @@ def description_options(command: Callable[..., R]) -> Callable[..., R]:
     return wrapped
 
 
+def size_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds ``--jobs`` and ``--workers``, the size at the start; see `size_of`."""
+    for option in (
+        click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Start with N workers."),
+        click.option(
+            "--jobs", type=click.IntRange(min=0), metavar="N", help="Start with N jobs, whatever the description says."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def size_of(jobs: int | None, workers: int | None) -> dict[str, int] | None:
+    """What the size options say, as ``scale`` of a description."""
+    if jobs is not None and workers is not None:
+        raise click.UsageError("--jobs and --workers exclude each other", click.get_current_context())
+    return {"jobs": jobs} if jobs is not None else {"workers": workers} if workers is not None else None
+
+
 def configuration() -> Config:
     """The user's configuration."""
     from hpccluster.cluster.describe import options_of

@@ -11,10 +11,11 @@ hpccluster: run Python on batch queues or this machine
 
 Start   demo             a small real computation, here
 Run     submit -- CMD    a program with a cluster of its own; survives logout
-        down NAME        stop it, cancel its jobs and verify
-        scale NAME N     change its size
+        up, down NAME    start one; stop it, cancel its jobs and verify
+        scale, adapt     change its size; let it follow the work
+        attach NAME      Python, or any command, beside it
 Look    status [NAME]    all clusters, or one
-        jobs NAME        each with why it waits or failed
+        jobs, workers    each with why it waits or failed; who is connected
         logs NAME        -f, --job ID
 Set up  config, script, backends
 By hand scheduler, worker
@@ -29,7 +30,6 @@ By hand scheduler, worker
 _REST = """\
 More verbs
         wait NAME        until its program has ended; exits with its code
-        workers NAME     the workers that are connected
         credentials      a connection file for a host that shares none with us
         completion       for bash, zsh or fish
         help [VERB]      this

@@ -23,6 +23,8 @@ OURS = 125
 INTERRUPTED = 130
 
 _VERBS = {
+    "adapt": "cluster",
+    "attach": "attach",
     "backends": "describe",
     "completion": "help",
     "config": "describe",
@@ -37,6 +39,7 @@ _VERBS = {
     "script": "describe",
     "status": "status",
     "submit": "submit",
+    "up": "up",
     "wait": "logs",
     "worker": "byhand",
     "workers": "cluster",
@@ -101,7 +104,9 @@ def run(arguments: Sequence[str]) -> int:
     if debug:
         arguments = [argument for argument in own if argument != "--debug"] + list(arguments[len(own) :])
     # With --wait the codes belong to the program, so that ours must not be mistaken for one.
-    waits = own[:1] == ["submit"] and ("--wait" in own or "--follow" in own)
+    waits = (own[:1] == ["submit"] and ("--wait" in own or "--follow" in own)) or (
+        own[:1] == ["attach"] and "--" in arguments
+    )
     try:
         result: Any = cli.main(list(arguments), prog_name="hpccluster", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):

@@ -40,6 +40,10 @@ _STYLES = {
 }
 
 
+JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+"""Of every verb that says something."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console for stdout or stderr; it minds ``NO_COLOR``, ``COLUMNS`` and what it writes to."""
     from rich.console import Console

@@ -152,7 +152,7 @@ def _add_operations(scheduler: Scheduler, directory: ClusterDirectory, over: asy
     async def jobs(_: dict[str, Any]) -> Any:
         return []
 
-    async def scale(_: dict[str, Any]) -> Any:
+    async def resize(_: dict[str, Any]) -> Any:
         raise ConfigError(
             f"a scheduler by hand starts no workers; do so with: hpccluster worker {directory.record.name}"
         )
@@ -162,8 +162,9 @@ def _add_operations(scheduler: Scheduler, directory: ClusterDirectory, over: asy
         asyncio.get_running_loop().call_later(0.1, _end, over, "it was told to")
         return {"cancelled": [], "unconfirmed": []}
 
-    for operation in (info, workers, jobs, scale, close):
-        scheduler.add_operation(operation.__name__, operation)
+    operations = {"info": info, "workers": workers, "jobs": jobs, "scale": resize, "adapt": resize, "close": close}
+    for name, operation in operations.items():
+        scheduler.add_operation(name, operation)
 
 
 def _tell(directory: ClusterDirectory, scheduler: Scheduler, *, plain: bool) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import click
 
-from hpccluster.cli.description import Target, description_options
-from hpccluster.cli.output import note, progress, say, says_what_goes_on, write_json
+from hpccluster.cli.description import Target, description_options, size_of, size_options
+from hpccluster.cli.output import JSON, note, progress, say, says_what_goes_on, write_json
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import ConfigError, SubmitRefused
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
@@ -26,10 +26,7 @@ _PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
 @click.command("submit", context_settings={"allow_interspersed_args": False})
 @description_options
 @click.option("--name", metavar="NAME", help="What the cluster is called; by default a name that can be said.")
-@click.option(
-    "--jobs", type=click.IntRange(min=0), metavar="N", help="Start with N jobs, whatever the description says."
-)
-@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Start with N workers.")
+@size_options
 @click.option(
     "--wait",
     "--follow",
@@ -37,7 +34,7 @@ _PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
     is_flag=True,
     help="Until it has ended, showing what it writes; the exit code is the program's, 125 for a failure of ours.",
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 def submit_command(
     target: Target,
@@ -56,10 +53,7 @@ def submit_command(
     from hpccluster.backend.refusal import with_origin
     from hpccluster.cluster.launch import start_head
 
-    if jobs is not None and workers is not None:
-        raise click.UsageError("--jobs and --workers exclude each other", click.get_current_context())
-    size = {"jobs": jobs} if jobs is not None else {"workers": workers} if workers is not None else None
-    resolved, python = resolve_program(target, command, name=name, size=size)
+    resolved, python = resolve_program(target, command, name=name, size=size_of(jobs, workers))
     spec = make_program_spec(resolved, command)
     try:
         with progress("starting the cluster"):

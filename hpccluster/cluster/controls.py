@@ -160,6 +160,7 @@ class ClusterControls:
         interval: float | str | None = None,
         wait_count: int | None = None,
         idle_timeout: float | str | None = None,
+        max_pending: int | None = None,
     ) -> None:
         """Let the size follow the work, between bounds in workers, jobs, cores or memory. `scale` ends it."""
         given = {key: value for key, value in locals().items() if key != "self" and value is not None}

@@ -16,7 +16,7 @@ from typing import Any
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import ResolvedCluster, load_config
-from hpccluster.errors import ClusterError, ClusterNotFound, ConfigError
+from hpccluster.errors import ClusterNameTaken, ClusterNotFound, ConfigError
 from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record, tell_end
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
 from hpccluster.ids import make_cluster_name
@@ -124,13 +124,13 @@ def manager_type(backend: str) -> type[Any]:
 def find_own(name: str, backend: str, parent: Path) -> HeadRecord | None:
     """The live cluster of that name, which ``name=`` joins in place of starting one.
 
-    Raises `ClusterError` where it runs on another backend.
+    Raises `ClusterNameTaken` where it runs on another backend.
     """
     record = read_record(parent / name)
     if record is None or record.state != "running" or not is_alive(record):
         return None  # one that is about to start or to end has its name; a new head says so
     if record.backend != backend:
-        raise ClusterError(
+        raise ClusterNameTaken(
             f"a cluster named {name!r} is running already, on the backend {record.backend}, not {backend}\n"
             f"choose another name=, or end it with: hpccluster down {name}",
             code="HPC-CLUSTER-NAME-TAKEN",

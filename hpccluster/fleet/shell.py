@@ -31,7 +31,7 @@ from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec
 from hpccluster.resources import JobResources
 from hpccluster.state.fleet import actions, events
-from hpccluster.state.fleet.adaptive import AdaptSettings, limits_in_jobs
+from hpccluster.state.fleet.adaptive import AdaptLimits, AdaptSettings, limits_in_jobs
 from hpccluster.state.fleet.brake import Trouble
 from hpccluster.state.fleet.events import Source
 from hpccluster.state.fleet.invariants import violations
@@ -201,14 +201,15 @@ class Fleet:
     def _leaving(self) -> set[JobName]:
         return {record.name for record in self._state.jobs.values() if record.is_leaving}
 
-    async def adapt(self, settings: AdaptSettings | None) -> None:
-        """Follow the load between these limits from now on; None keeps the jobs that there are.
+    async def adapt(self, settings: AdaptSettings | None) -> AdaptLimits | None:
+        """Follow the load between these limits from now on; None keeps the jobs that there are. What they come to, in whole jobs.
 
         *Success*: the jobs of the minimum have been accepted. *`SubmitRefused`*: one was not; adapting goes on, and tries
         again after a pause. *`ConfigError`*: the limits make no sense; nothing has changed.
         """
         limits = None if settings is None else limits_in_jobs(settings, self._resources)
         await self._wish(events.Adapt(limits))
+        return limits
 
     async def _wish(self, wish: events.ScaleTo | events.Adapt) -> None:
         self._check_open()

@@ -18,14 +18,14 @@ import shutil
 import socket
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from hpccluster.comm.connection_file import private_directory
-from hpccluster.errors import ClusterError, ConfigError
+from hpccluster.errors import ClusterNameTaken, ConfigError, Detail
 from hpccluster.ids import is_cluster_name
 
 RECORD = "head.json"
@@ -65,6 +65,10 @@ class HeadRecord:
     state: Literal["starting", "running", "closing", "ended"] = "starting"
     address: str = ""
     detached: bool = False
+    python: str = ""
+    """The head's interpreter: what speaks to the cluster should be of its kind."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the backend: how its jobs can be reached when the head is gone."""
     ended: float | None = None
     reason: str = ""
     """Why it ended."""
@@ -165,7 +169,7 @@ class ClusterDirectory:
         """Take the name.
 
         *Success*: the directory is there, 0700, and its record is ours; what a former cluster of the name has left of its
-        credentials is gone, its logs stay. *`ClusterError`*: a live cluster has the name. *`ConfigError`*: the name
+        credentials is gone, its logs stay. *`ClusterNameTaken`*: a live cluster has the name. *`ConfigError`*: the name
         cannot be one, or nothing can be written. *`CredentialError`*: the directory is not ours alone. After an error
         nothing has changed.
         """
@@ -260,7 +264,7 @@ def _take_record(path: Path, record: HeadRecord) -> None:
             except FileExistsError:
                 former = read_record(path)
                 if former is not None and is_alive(former):
-                    raise _taken(former) from None
+                    raise taken(former, former.name) from None
                 _put_aside(path, former)
             else:
                 return
@@ -283,15 +287,21 @@ def _put_aside(path: Path, former: HeadRecord | None) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path / RECORD)
         aside.unlink()
-        raise _taken(moved)
+        raise taken(moved, moved.name)
     aside.unlink()
 
 
-def _taken(record: HeadRecord) -> ClusterError:
-    return ClusterError(
-        f"a cluster named {record.name!r} is running already (process {record.pid} on {record.host})\n"
-        f"join it with ClusterManager.attach({record.name!r}), end it with: hpccluster down {record.name}, "
-        "or choose another name=",
+def taken(record: HeadRecord | None, name: str) -> ClusterNameTaken:
+    """The error for a name that the live cluster of this record has, where the record can be read."""
+    facts: dict[str, Detail] = {"name": name}
+    where = ""
+    if record is not None:
+        facts |= {"host": record.host, "pid": record.pid, "backend": record.backend}
+        where = f" (process {record.pid} on {record.host})"
+    return ClusterNameTaken(
+        f"a cluster named {name!r} is running already{where}\n"
+        f"join it with ClusterManager.attach({name!r}) or: hpccluster attach {name}; end it with: hpccluster down {name}; "
+        "or choose another name",
         code="HPC-CLUSTER-NAME-TAKEN",
-        details={"name": record.name, "host": record.host, "pid": record.pid, "backend": record.backend},
+        details=facts,
     )

@@ -132,9 +132,9 @@ class Operations:
         wish = ScaleRequest(**msgspec.structs.asdict(arguments)).arguments()
         return msgspec.to_builtins(await self._head.fleet.scale(**wish))
 
-    async def adapt(self, arguments: dict[str, Any]) -> None:
-        """Follow the load from now on."""
-        await self._head.adapt(arguments)
+    async def adapt(self, arguments: dict[str, Any]) -> Any:
+        """Follow the load from now on; the limits in whole jobs."""
+        return await self._head.adapt(arguments)
 
     async def jobs(self, _: Arguments) -> list[Any]:
         return [msgspec.to_builtins(job) for job in self._head.fleet.jobs()]

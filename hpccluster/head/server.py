@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import time
 import uuid
 from contextlib import AsyncExitStack, suppress
@@ -93,6 +94,8 @@ class Head:
             process_start=start,
             created=time.time(),
             detached=self.spec.detached,
+            python=sys.executable,
+            options=self.spec.options,
         )
         self.directory = ClusterDirectory.claim(
             Path(self.spec.state_directory) if self.spec.state_directory else state_directory(), record
@@ -197,9 +200,9 @@ class Head:
         """What is submitted for one job."""
         return self.backend.render(self.make_job(make_job_name(self.spec.name, 0)))
 
-    async def adapt(self, wishes: dict[str, Any]) -> None:
-        """Let the size follow the work. Raises `ConfigError` for wishes that are none."""
-        await self.fleet.adapt(parse_adapt(wishes))
+    async def adapt(self, wishes: dict[str, Any]) -> Any:
+        """Let the size follow the work; the limits in whole jobs. Raises `ConfigError` for wishes that are none."""
+        return msgspec.to_builtins(await self.fleet.adapt(parse_adapt(wishes)))
 
     def _notice(self, level: str, text: str) -> None:
         _log.log({"error": logging.ERROR, "warning": logging.WARNING}.get(level, logging.INFO), "%s", text)

@@ -67,10 +67,20 @@ def run_workers(settings: WorkerSettings) -> int:
 
 
 def log_to_stderr() -> None:
-    """Time, and what happened: what a job's log shows of its workers."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
-    )
+    """Time, and what happened: what a job's log shows of its workers. What tasks log comes with level and name."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S")
+        self._of_others = logging.Formatter("%(asctime)s  %(levelname)s  %(name)s  %(message)s", self.datefmt)
+
+    def format(self, record: logging.LogRecord) -> str:
+        is_ours = record.name.partition(".")[0] == "hpccluster" and record.levelno <= logging.INFO
+        return super().format(record) if is_ours else self._of_others.format(record)
 
 
 def _credential(settings: WorkerSettings) -> tuple[tuple[str, ...], Security | None]:

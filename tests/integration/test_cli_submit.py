@@ -74,7 +74,7 @@ def test_a_program_finds_its_cluster_and_keeps_its_exit_code(commands: Commands)
 def test_a_running_program_is_looked_at_and_stopped(commands: Commands) -> None:
     submit(commands, "--", sys.executable, "stays.py")
     assert state_of(commands) == "running"
-    assert "is running already" in submit(commands, "--", sys.executable, "stays.py", code=5)
+    assert "is running already" in submit(commands, "--", sys.executable, "stays.py", code=2)
     wait_until(lambda: json.loads(commands.out("workers", "sweep", "--json")), "a worker")
     (job,) = json.loads(commands.out("jobs", "sweep", "--json"))
     assert job["state"] == "RUNNING"

@@ -286,3 +286,11 @@ def test_clusters_in_a_row_leave_nothing_in_this_process(state: Path) -> None:
     assert open_files() <= before + 1
     assert processes_of(state) == {}
     assert files_of(state) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_workers": "a"}, {"n_workers": 1.5}, {"n_workers": -1}, {"threads_per_worker": 0}]
+)
+def test_a_size_that_is_none_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*a whole number is needed"):
+        LocalCluster(**wrong)

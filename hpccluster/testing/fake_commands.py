@@ -1,90 +1,33 @@
-"""Fake batch commands for tests on machines without a batch system: real programs on PATH, one controller behind them.
+"""A fake Slurm for tests on machines without one: real programs on PATH, one controller behind them.
 
     with FakeSlurm() as slurm:
         backend = SlurmBackend(options, runner=LocalRunner(slurm.environment()))
         slurm.fail("sbatch", stderr="Batch job submission failed: ...", returncode=1)
 
-`sbatch`, `squeue`, `scancel`, `scontrol`, `sacct` and `sinfo` are small scripts that hand their arguments to `FakeSlurm`,
-which lives in the test's process, keeps the table of jobs and runs them as processes of its own. It signals only processes
-that it started and has not reaped; an id is looked up in its table and never used as a process number.
-
-Outputs and exit codes are those of Slurm 22.05.8, for the options that this package uses; another option is an error.
+Outputs and exit codes are those of Slurm 22.05.8, for the options that this package uses; another option is an error. What
+all fakes have in common is in `hpccluster.testing.fake_system`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
-import shutil
 import signal
-import socketserver
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar
 
-import msgspec
+from hpccluster.testing.fake_system import Answer, Call, FakeSystem
 
-COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
 KILL_WAIT = 0.5
 """Seconds between TERM and KILL."""
 
-_CLIENT = """#!{python} -IS
-import json, os, socket, sys
-text = sys.stdin.read() if os.path.basename(sys.argv[0]) == "sbatch" else ""
-call = dict(command=os.path.basename(sys.argv[0]), arguments=sys.argv[1:], stdin=text, environment=dict(os.environ), directory=os.getcwd())
-with socket.socket(socket.AF_UNIX) as connection:
-    connection.connect({socket!r})
-    connection.sendall(json.dumps(call).encode())
-    connection.shutdown(socket.SHUT_WR)
-    with connection.makefile("rb") as file:
-        answer = json.loads(file.read() or b'{{"returncode": 1, "stdout": "", "stderr": "the controller hung up"}}')
-sys.stdout.write(answer["stdout"])
-sys.stderr.write(answer["stderr"])
-sys.stdout.flush()
-sys.exit(answer["returncode"])
-"""
-
 _ID = re.compile(r"[1-9][0-9]*")
-
-
-class Call(msgspec.Struct):
-    """One use of a command."""
-
-    command: str
-    arguments: list[str]
-    stdin: str
-    environment: dict[str, str]
-    directory: str
-
-
-class Answer(msgspec.Struct):
-    """What the command prints and how it ends."""
-
-    returncode: int = 0
-    stdout: str = ""
-    stderr: str = ""
-
-
-@dataclass(slots=True)
-class Fault:
-    """What goes wrong with the next uses of a command."""
-
-    command: str
-    answer: Answer
-    times: int = 1
-    delay: float = 0.0
-    """Seconds before the answer."""
-    happens: bool = False
-    """The command does its work all the same."""
 
 
 @dataclass(slots=True)
@@ -115,108 +58,23 @@ class FakeJob:
 
 
 @dataclass
-class FakeSlurm:
+class FakeSlurm(FakeSystem[FakeJob]):
     """The controller and its commands. Use it as a context manager."""
 
-    slots: int = 4
-    """Jobs that run at a time; the others wait."""
+    commands: ClassVar[tuple[str, ...]] = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
+    submit_command: ClassVar[str] = "sbatch"
+
     partitions: tuple[str, ...] = ("debug", "short*", "long", "gpu")
     accounting: bool = False
     """Whether sacct has something to tell."""
-    jobs: dict[str, FakeJob] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    """All uses of commands so far."""
-    faults: list[Fault] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.RLock()
-        self._next = 100
-        self._waiters: list[threading.Thread] = []
-
-    # ---------------------------------------------------------------------------------------------------------------- life
-
-    def __enter__(self) -> Self:
-        self.directory = Path(tempfile.mkdtemp(prefix="hpccluster-fake-"))
-        self.bin = self.directory / "bin"
-        self.bin.mkdir()
-        address = str(self.directory / "socket")
-        for command in COMMANDS:
-            path = self.bin / command
-            path.write_text(_CLIENT.format(python=sys.executable, socket=address))
-            path.chmod(0o755)
-        controller = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                call = msgspec.json.decode(self.rfile.read(), type=Call)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    self.wfile.write(msgspec.json.encode(controller._answer(call)))
-
-        self._server = socketserver.ThreadingUnixStreamServer(address, Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        with self._lock:
-            self.slots = 0
-            for job in self.jobs.values():
-                if job.timer is not None:
-                    job.timer.cancel()
-                self._signal(job, signal.SIGKILL)
-        for thread in self._waiters:
-            thread.join()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def environment(self, **more: str) -> dict[str, str]:
-        """The environment in which these commands are found first."""
-        return {**os.environ, "PATH": f"{self.bin}:{os.environ.get('PATH', '/usr/bin:/bin')}", **more}
-
-    # -------------------------------------------------------------------------------------------------------------- faults
-
-    def fail(
-        self,
-        command: str,
-        *,
-        stderr: str = "",
-        returncode: int = 1,
-        times: int = 1,
-        delay: float = 0.0,
-        happens: bool = False,
-    ) -> None:
-        """Let the next ``times`` uses of a command end like this; with ``happens`` they do their work all the same."""
-        self.faults.append(Fault(command, Answer(returncode, "", stderr), times, delay, happens))
-
-    def delay(self, command: str, seconds: float, *, times: int = 1) -> None:
-        """Let the next uses of a command take longer; they work."""
-        self.faults.append(Fault(command, Answer(-1), times, seconds, happens=True))
 
     def forget(self, job: str) -> None:
         """Drop a job that is over from the table, as Slurm does after MinJobAge."""
         assert self.jobs[job].is_over
         del self.jobs[job]
 
-    def _answer(self, call: Call) -> Answer:
-        with self._lock:
-            self.calls.append(call)
-            fault = next((item for item in self.faults if item.command == call.command), None)
-            if fault is not None:
-                fault.times -= 1
-                if fault.times == 0:
-                    self.faults.remove(fault)
-        if fault is not None:
-            if fault.happens:
-                answer = self._perform(call)
-            time.sleep(fault.delay)
-            return answer if fault.answer.returncode < 0 else fault.answer
-        return self._perform(call)
-
-    def _perform(self, call: Call) -> Answer:
-        handlers: dict[str, Callable[[Call], Answer]] = {
+    def handlers(self) -> Mapping[str, Callable[[Call], Answer]]:
+        return {
             "sbatch": self._sbatch,
             "squeue": self._squeue,
             "scancel": self._scancel,
@@ -224,8 +82,6 @@ class FakeSlurm:
             "sacct": self._sacct,
             "sinfo": self._sinfo,
         }
-        with self._lock:
-            return handlers[call.command](call)
 
     # ------------------------------------------------------------------------------------------------------------ commands
 
@@ -340,7 +196,7 @@ class FakeSlurm:
         job.state, job.reason, job.node, job.start = "RUNNING", "None", "fake1", time.time()
         try:
             with Path(job.options.get("output", os.devnull).replace("%%", "%")).open("ab") as output:
-                job.process = subprocess.Popen(
+                process = subprocess.Popen(
                     [str(script)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
                     cwd=job.directory, start_new_session=True,
                 )  # fmt: skip
@@ -348,27 +204,17 @@ class FakeSlurm:
             # what Slurm says when it cannot open the output file: ExitCode=0:53
             job.state, job.reason, job.status = "FAILED", "JobLaunchFailure", 53
             return
-        thread = threading.Thread(target=self._wait, args=(job, job.process), daemon=True)
-        self._waiters.append(thread)
-        thread.start()
+        self._watch(job, process)
 
-    def _wait(self, job: FakeJob, process: subprocess.Popen[bytes]) -> None:
-        # see the end without reaping, so that the number of the process group stays its own until all of it has ended
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            self._signal(job, signal.SIGKILL)
-            code = process.wait()
-            job.process = None
-            if job.timer is not None:
-                job.timer.cancel()
-            job.status = -code if code < 0 else code << 8
-            if job.state == "COMPLETING":
-                job.state = "CANCELLED"
-            elif code == 0:
-                job.state = "COMPLETED"
-            else:
-                job.state, job.reason = "FAILED", "NonZeroExitCode" if code > 0 else "RaisedSignal"
-            self._schedule()
+    def ended(self, job: FakeJob, code: int) -> None:
+        job.status = -code if code < 0 else code << 8
+        if job.state == "COMPLETING":
+            job.state = "CANCELLED"
+        elif code == 0:
+            job.state = "COMPLETED"
+        else:
+            job.state, job.reason = "FAILED", "NonZeroExitCode" if code > 0 else "RaisedSignal"
+        self._schedule()
 
     def _cancel(self, job: FakeJob) -> None:
         if job.process is None:
@@ -378,17 +224,7 @@ class FakeSlurm:
             return
         job.state = "COMPLETING"
         self._signal(job, signal.SIGTERM)
-        job.timer = threading.Timer(KILL_WAIT, self._kill, args=(job,))
-        job.timer.start()
-
-    def _kill(self, job: FakeJob) -> None:
-        with self._lock:
-            self._signal(job, signal.SIGKILL)
-
-    def _signal(self, job: FakeJob, number: signal.Signals) -> None:
-        if job.process is not None and job.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(job.process.pid, number)
+        self._kill_later(job, KILL_WAIT)
 
 
 def _script_problem(script: str) -> str:

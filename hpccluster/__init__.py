@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpccluster.runtime.futures import wait as wait
     from hpccluster_local.cluster import LocalCluster as LocalCluster
     from hpccluster_slurm.cluster import SLURMCluster as SLURMCluster
+    from hpccluster_ssh.cluster import SSHCluster as SSHCluster
 
 _WHERE = {
     "Client": "hpccluster.runtime.client",
@@ -29,6 +30,7 @@ _WHERE = {
     "HpcClusterError": "hpccluster.errors",
     "LocalCluster": "hpccluster_local.cluster",
     "SLURMCluster": "hpccluster_slurm.cluster",
+    "SSHCluster": "hpccluster_ssh.cluster",
     "as_completed": "hpccluster.runtime.futures",
     "wait": "hpccluster.runtime.futures",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "HpcClusterError",
     "LocalCluster",
     "SLURMCluster",
+    "SSHCluster",
     "__version__",
     "as_completed",
     "wait",

@@ -82,9 +82,15 @@ class JobStatus:
     """The batch system's own word."""
     reason: str = ""
     """Why it waits or how it ended, in the batch system's words."""
+    code: str = ""
+    """Of the error that ended it before its command ran, such as ``HPC-SSH-AUTH``, where the backend knows it."""
+    fix: str = ""
+    """What to do about that."""
     exit_code: int | None = None
     signal: int | None = None
     node: str = ""
+    workers: int | None = None
+    """How many workers it will have, where that depends on its host."""
     estimated_start: float | None = None
     """Seconds since the epoch, where the batch system makes a guess."""
 

@@ -17,6 +17,8 @@ class JobResources:
     processes: int
     """Worker processes per job."""
     gpus: int = 0
+    whole_host: bool = False
+    """A job has all cores of whichever host runs it: ``cores`` is the least that it can be."""
 
     @property
     def threads(self) -> int:
@@ -36,7 +38,9 @@ def default_processes(cores: int) -> int:
     return min(n for n in range(math.isqrt(cores - 1) + 1, cores + 1) if cores % n == 0)
 
 
-def make_resources(cores: int, memory: int | None, processes: int | None = None, gpus: int = 0) -> JobResources:
+def make_resources(
+    cores: int, memory: int | None, processes: int | None = None, gpus: int = 0, *, whole_host: bool = False
+) -> JobResources:
     """Check and complete a job's resources.
 
     Raises `ConfigError` for values below one, and where ``cores`` cannot be shared evenly by ``processes``.
@@ -56,4 +60,4 @@ def make_resources(cores: int, memory: int | None, processes: int | None = None,
         raise ConfigError(f"memory={memory}: a job needs some memory; leave it out for no limit")
     if gpus < 0:
         raise ConfigError(f"gpus={gpus}: not a number of GPUs")
-    return JobResources(cores, memory, workers, gpus)
+    return JobResources(cores, memory, workers, gpus, whole_host)

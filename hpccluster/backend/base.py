@@ -19,7 +19,8 @@ CONTRACT = 1
 
 CredentialWay = Literal["shared", "stdin", "inline"]
 """How a job gets the credential of its workers: a file that the nodes can read, over standard input, or inside the
-submitted text."""
+submitted text. In the last two ways the job puts it into a private file and tells its path to the workers by the
+environment variable ``HPCCLUSTER_CONNECTION_FILE``."""
 
 
 class JobLauncher(Protocol):
@@ -55,8 +56,19 @@ class Backend(ABC):
     runs_here: ClassVar[bool] = False
     """Its jobs are processes of this very host: the head listens on loopback, and nothing is kept when all has ended."""
 
+    places_jobs: ClassVar[bool] = False
+    """It chooses the host of each job itself, and lets those rest whose jobs were of no use. So the fleet takes the early
+    death of a job as something about one host: it neither pauses for it, nor bothers those whose workers come all the same.
+    Where it has no host for one more job it refuses with the code ``HPC-SUBMIT-FULL``: the job is tried again later, and
+    whoever waits for its workers is told."""
+
     poll_interval: float = 5.0
     """Seconds between polls while something can change: what this system and its admins can bear."""
+
+    @property
+    def towards(self) -> Sequence[str]:
+        """Hosts on which its jobs run, where they are known before: the head listens on the address on the way there."""
+        return ()
 
     def use_launcher(self, launcher: JobLauncher) -> None:
         """Jobs may be started by this; only said to a backend that ``runs_here``. May be ignored."""

@@ -129,6 +129,10 @@ class JobOptions:
         memory = None if self.memory is None else parse_bytes(self.memory)
         return make_resources(self.cores, memory, self.processes, self.gpus)
 
+    def first_jobs(self) -> int | None:
+        """Jobs of a cluster of whose size nobody has said anything; None is none."""
+        return None
+
     def walltime_seconds(self) -> float | None:
         """The walltime in seconds; None where it is left to the batch system."""
         return None if self.walltime is None else parse_duration(self.walltime)

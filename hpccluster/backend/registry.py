@@ -17,6 +17,7 @@ GROUP = "hpccluster.backends"
 BUILT_IN = {
     "local": "hpccluster_local.plugin:PLUGIN",
     "slurm": "hpccluster_slurm.plugin:PLUGIN",
+    "ssh": "hpccluster_ssh.plugin:PLUGIN",
 }
 """Backends of this distribution; the same as its entry points, which a test checks."""
 

@@ -25,7 +25,11 @@ def preview_script(resolved: ResolvedCluster) -> str:
     resources = resources_of(options)
     identity = "0" * 32
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
-    engine = NativeEngine(scheduler, connection_file=lambda job: str(job_file(directory, job)))
+    backend = plugin.make_backend(options)
+    is_shared = backend.credential_way == "shared"
+    engine = NativeEngine(
+        scheduler, connection_file=(lambda job: str(job_file(directory, job))) if is_shared else None
+    )
     job = make_job_name(name, 0)
     arguments = engine.worker_command(
         job=job, processes=resources.processes, threads=resources.threads, memory=resources.memory
@@ -38,4 +42,4 @@ def preview_script(resolved: ResolvedCluster) -> str:
         logs=log_directory(options, str(directory)),
         comment=job_comment(identity),
     )
-    return plugin.make_backend(options).render(spec)
+    return backend.render(spec)

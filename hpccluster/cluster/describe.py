@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpccluster.backend.options import build_options
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import ResolvedCluster, load_config
@@ -88,12 +89,21 @@ def make_spec(
         state_directory=str(parent),
         detached=detached,
         linger=linger_of(resolved),
-        scale=make_scale(**resolved.scale) if resolved.scale else None,
+        scale=_first_size(resolved),
         adapt=resolved.adapt,
         program=tuple(program),
         program_directory=program_directory,
         program_environment=None if program_environment is None else dict(program_environment),
     )
+
+
+def _first_size(resolved: ResolvedCluster) -> ScaleRequest | None:
+    if resolved.scale:
+        return make_scale(**resolved.scale)
+    if resolved.adapt is not None:
+        return None
+    jobs = build_options(options_of(resolved.backend), resolved.options).first_jobs()
+    return None if jobs is None else make_scale(jobs=jobs)
 
 
 def linger_of(resolved: ResolvedCluster) -> float:

@@ -13,12 +13,12 @@ from hpccluster.state.scheduler.records import WorkerRecord
 class NativeEngine(Engine):
     """Runs tasks with our own scheduler, which lives in this process.
 
-    ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it. ``worker_arguments``: more
-    arguments for ``python -m hpccluster.runtime worker``.
+    ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it; None where the
+    job itself tells its workers. ``worker_arguments``: more arguments for ``python -m hpccluster.runtime worker``.
     """
 
     def __init__(
-        self, scheduler: Scheduler, *, connection_file: Callable[[str], str], worker_arguments: Sequence[str] = ()
+        self, scheduler: Scheduler, *, connection_file: Callable[[str], str] | None, worker_arguments: Sequence[str] = ()
     ) -> None:
         self.scheduler = scheduler
         self._connection_file = connection_file
@@ -34,9 +34,10 @@ class NativeEngine(Engine):
 
     def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:
         limit = [] if memory is None else ["--memory-limit", str(memory)]
+        file = [] if self._connection_file is None else ["--connection-file", self._connection_file(job)]
         return [
             *("-m", "hpccluster.runtime", "worker"),
-            *("--connection-file", self._connection_file(job)),
+            *file,
             *("--job", job),
             *("--nworkers", str(processes)),
             *("--nthreads", str(threads)),

@@ -141,6 +141,8 @@ def find_cause(job: DeadJob) -> Cause:
 
 def _by_status(job: DeadJob) -> Cause | None:
     state = job.status.state
+    if job.status.code:
+        return Cause(job.status.code, "it could not be started", job.status.fix)
     if job.status.signal == _LOG_FAILED_SIGNAL and not job.log:
         return Cause(
             "HPC-JOB-NOLOG-053",

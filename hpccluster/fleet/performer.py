@@ -20,6 +20,8 @@ _NO_JOB = (SubmitRefused, PolicyRefused, BackendUnavailable, ConfigError)
 """Errors of a submission that prove that there is no job: it was refused, or nothing was sent at all."""
 LIMIT_CODE = "HPC-SUBMIT-LIMIT"
 """Code of a refusal that means "not now, you have enough"."""
+FULL_CODE = "HPC-SUBMIT-FULL"
+"""Code of a refusal that means "not now, and nothing says when": whoever waits is told."""
 
 _LOG_LINES = 2000
 """Lines of a dead job's log that are looked at."""
@@ -30,7 +32,7 @@ class Submission(NamedTuple):
 
     event: events.Submitted | events.SubmitRefused | events.SubmitDoubtful
     refusal: HpcClusterError | None = None
-    """The error for whoever asked, if there is no job and will not be one."""
+    """The error, if there is no job and will not be one by itself."""
 
 
 class Performer:
@@ -62,9 +64,9 @@ class Performer:
                 self._backend.submit(spec, credential), doing=f"submit {name}", timeout=self._settings.submit_timeout
             )
         except _NO_JOB as error:
-            is_limit = error.code == LIMIT_CODE
+            is_limit = error.code in (LIMIT_CODE, FULL_CODE)
             event = events.SubmitRefused(name, str(error), error.code or "HPC-SUBMIT-REFUSED", is_limit)
-            return Submission(event, None if is_limit else error)
+            return Submission(event, error)
         except HpcClusterError as error:
             return Submission(events.SubmitDoubtful(name, str(error)))
         return Submission(events.Submitted(name, job))

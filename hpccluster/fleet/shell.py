@@ -87,6 +87,7 @@ class Fleet:
             # A cluster's name can be used again: chance keeps the names of its jobs apart from those of its namesakes.
             first_number=secrets.randbelow(0x8000) if first_number is None else first_number,
             concurrent_submissions=settings.concurrent_submissions,
+            blames_hosts=backend.places_jobs,
             idle_timeout=settings.idle_timeout,
         )
         self._state = FleetState(policy)
@@ -259,10 +260,20 @@ class Fleet:
     def _trouble(self, n: int, told: int) -> HpcClusterError | None:
         """Why nobody should wait any longer for ``n`` workers, given what the caller has been told of."""
         troubles, brake = self._troubles, self._state.brake
+        if self._backend.places_jobs:
+            return self._host_trouble(n, told)
         if brake.trouble is Trouble.REFUSED:
             return troubles.last_refusal if self.requested < n else None
         is_paused = brake.is_probing and brake.trouble is not Trouble.LIMIT
         return troubles.last_death if is_paused or troubles.alarms > told else None
+
+    def _host_trouble(self, n: int, told: int) -> HpcClusterError | None:
+        """The same where a death says something about one host only: it matters if the jobs that are left are too few."""
+        if len(self._state.book.counted()) * self._resources.processes >= n:
+            return None
+        if self._troubles.alarms > told:
+            return self._troubles.last_death
+        return self._troubles.last_hold if self._state.brake.trouble is Trouble.LIMIT else None
 
     async def _start_timeout(self, n: int, seconds: float) -> HpcClusterError:
         rows = [row for row in self.jobs() if row.phase != Phase.OVER and row.workers < row.expected_workers]
@@ -364,7 +375,7 @@ class Fleet:
     async def _submit(self, name: JobName) -> None:
         event, refusal = await self._performer.submit(name)
         if refusal is not None and not self._state.jobs[name].unwanted:
-            self._troubles.refused(refusal)
+            self._troubles.refused(refusal, held=isinstance(event, events.SubmitRefused) and event.limit)
         self._handle(Source.BACKEND, [event])
 
     async def _cancel(self, ids: Sequence[JobId]) -> None:

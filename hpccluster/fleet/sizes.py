@@ -46,8 +46,8 @@ def make_plan(resources: JobResources, *, jobs: int, held: int = 0) -> Plan:
     return Plan(
         jobs=jobs,
         workers_per_job=resources.processes,
-        threads=resources.threads,
-        cores=jobs * resources.cores,
+        threads=None if resources.whole_host else resources.threads,
+        cores=None if resources.whole_host else jobs * resources.cores,
         memory=resources.memory,
         held=held,
     )

@@ -31,13 +31,18 @@ class Troubles:
     def __init__(self) -> None:
         self.refusals = 0
         self.last_refusal: HpcClusterError | None = None
+        self.last_hold: HpcClusterError | None = None
+        """The last refusal that meant "not now"."""
         self.alarms = 0
         self.last_death: JobDied | None = None
         self.told = 0
         """Alarms up to this one were raised to somebody, or made good by a worker that joined."""
 
-    def refused(self, error: HpcClusterError) -> None:
-        """A submission was refused."""
+    def refused(self, error: HpcClusterError, *, held: bool = False) -> None:
+        """A submission was refused; ``held``: it is tried again."""
+        if held:
+            self.last_hold = error
+            return
         self.refusals += 1
         self.last_refusal = error
 

@@ -44,9 +44,9 @@ class Plan:
 
     jobs: int
     workers_per_job: int
-    threads: int
-    """Per worker."""
-    cores: int
+    threads: int | None
+    """Per worker; None where it has all cores of its host, as the next."""
+    cores: int | None
     """Of all jobs together."""
     memory: int | None
     """Of one job, in bytes; None where it is not limited."""
@@ -66,10 +66,11 @@ class Plan:
     def __str__(self) -> str:
         if not self.jobs:
             return "Plan: no jobs"
-        text = (
-            f"Plan: {_count(self.jobs, 'job')} x {_count(self.workers_per_job, 'worker')} x "
-            f"{_count(self.threads, 'thread')} = {_count(self.cores, 'core')}"
-        )
+        text = f"Plan: {_count(self.jobs, 'job')} x {_count(self.workers_per_job, 'worker')}"
+        if self.threads is None or self.cores is None:
+            text += " with all cores of their hosts"
+        else:
+            text += f" x {_count(self.threads, 'thread')} = {_count(self.cores, 'core')}"
         if self.memory is not None:
             text += f", {self.jobs} x {_format_memory(self.memory)}"
         if self.held:

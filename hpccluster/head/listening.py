@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import ip_address
+
 from hpccluster.comm.address import candidate_hosts, interface_address, is_wildcard, route_towards
 from hpccluster.errors import ConfigError
 
@@ -11,11 +14,14 @@ _SOMEWHERE_ELSE = "192.0.2.1"
 """An address for documentation (RFC 5737): it is nobody's, and the way to it is the way out. Nothing is sent."""
 
 
-def choose_hosts(*, host: str, interface: str, contact_host: str, runs_here: bool) -> tuple[str, str | None]:
+def choose_hosts(
+    *, host: str, interface: str, contact_host: str, runs_here: bool, towards: Sequence[str] = ()
+) -> tuple[str, str | None]:
     """The host to listen on, and the one to advertise (None: the same).
 
-    What the user says wins. Else: loopback where all workers run on this host, and for a batch system the address by which
-    this host reaches others, never all interfaces. Raises `ConfigError` for an interface that is not there.
+    What the user says wins. Else: loopback where all workers run on this host, the address on the way to ``towards``
+    (hosts on which workers will run) where they are known, and for a batch system the address by which this host reaches
+    others; never all interfaces. Raises `ConfigError` for an interface that is not there.
     """
     if host:
         listening = host
@@ -24,12 +30,26 @@ def choose_hosts(*, host: str, interface: str, contact_host: str, runs_here: boo
     elif runs_here:
         listening = LOOPBACK
     else:
-        listening = _primary_address()
+        listening = _address_towards(towards) or _primary_address()
     if contact_host:
         return listening, contact_host
     if is_wildcard(listening):
         return listening, interface_address(interface) if interface else _primary_address()
     return listening, None
+
+
+def _address_towards(hosts: Sequence[str]) -> str:
+    """This host's address on the way to the first of these hosts that is another one; empty where none is known."""
+    found = ""
+    for host in hosts:
+        try:
+            address = route_towards(host)
+        except ConfigError:
+            continue  # an alias that only SSH knows
+        if not ip_address(address).is_loopback:
+            return address
+        found = address
+    return found
 
 
 def _primary_address() -> str:

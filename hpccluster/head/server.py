@@ -130,6 +130,7 @@ class Head:
             interface=self.spec.interface,
             contact_host=self.spec.contact_host,
             runs_here=self.backend.runs_here,
+            towards=self.backend.towards,
         )
         validate = os.environ.get(VALIDATE_VARIABLE) == "1"
         self.scheduler = Scheduler(
@@ -141,7 +142,11 @@ class Head:
             contact_host=contact,
             validate=validate,
         )
-        self.engine = NativeEngine(self.scheduler, connection_file=lambda job: str(self.directory.job_file(job)))
+        is_shared = self.backend.credential_way == "shared"
+        self.engine = NativeEngine(
+            self.scheduler,
+            connection_file=(lambda job: str(self.directory.job_file(job))) if is_shared else None,
+        )
         self.fleet = Fleet(
             backend=self.backend,
             engine=self.engine,

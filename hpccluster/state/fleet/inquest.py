@@ -40,7 +40,8 @@ class Inquest:
         ending = judge(record, state, now=self._book.now, brief_life=self._policy.brief_life)
         if ending is Ending.BRIEF_LIFE and self.has_healthy_job():
             ending = Ending.EXPECTED
-        if ending is not Ending.EXPECTED:
+        is_useless_host = self._policy.blames_hosts and record.joined_at is None
+        if ending is not Ending.EXPECTED or is_useless_host:
             self._blame(record, status, Trouble(ending.value))
             return
         text = f"job {record.id} ended: {record.note}"
@@ -76,6 +77,9 @@ class Inquest:
     def _blame(self, record: JobRecord, status: JobStatus | None, trouble: Trouble) -> None:
         now, job, brake = self._book.now, record.id, self._brake
         assert job is not None  # only a job that was submitted can die
+        if self._policy.blames_hosts:
+            self._examine(record, status, alarm=True)
+            return
         was_final, was_probe = brake.is_final, record.name == brake.probe
         brake.meet(trouble, f"job {job} ended: {record.note}", now)
         if brake.count == PAUSE_AFTER or (brake.is_final and not was_final):
@@ -87,11 +91,17 @@ class Inquest:
             self._book.report("error", "HPC-POOL-PAUSED", text)
         # The first deaths tell the cause; fifty more of the same batch would only repeat it.
         if brake.count <= PAUSE_AFTER or was_probe:
-            self._deaths[record.name] = _Death(
-                id=job,
-                status=status or JobStatus(id=job, state=JobState.ABSENT),
-                seconds=None if record.started_at is None else now - record.started_at,
-                joined=record.joined_at is not None,
-                alarm=not brake.worked or brake.count >= PAUSE_AFTER,
-            )
-            self._book.do(FetchLog(record.name, job))
+            self._examine(record, status, alarm=not brake.worked or brake.count >= PAUSE_AFTER)
+
+    def _examine(self, record: JobRecord, status: JobStatus | None, *, alarm: bool) -> None:
+        """Have its log read, for the diagnosis."""
+        job, now = record.id, self._book.now
+        assert job is not None
+        self._deaths[record.name] = _Death(
+            id=job,
+            status=status or JobStatus(id=job, state=JobState.ABSENT),
+            seconds=None if record.started_at is None else now - record.started_at,
+            joined=record.joined_at is not None,
+            alarm=alarm,
+        )
+        self._book.do(FetchLog(record.name, job))

@@ -17,6 +17,8 @@ class FleetPolicy:
     first_number: int = 0
     """Number of the first job's name. A cluster's name may be used again, so the shell picks one at random."""
     concurrent_submissions: int = 4
+    blames_hosts: bool = False
+    """A job that was of no use says something about its host, which the backend lets rest: no pause of the pool."""
     idle_timeout: float | None = 1800.0
     """Under `scale`: jobs whose workers have been idle this long, with no work left, hand over and go."""
     brief_life: float = 30.0

@@ -1,0 +1,316 @@
+"""The SSH backend: a job is one session on one host, which runs the rendered ``ssh.sh``.
+
+The session's standard input first carries the script and the credential, then a byte every few seconds for as long as we
+live and want the job: it is the job's life line. When it ends, or falls silent, the job ends itself (see the template); so
+nothing outlives its owner, whether that was killed or the network between was cut. The output of a job comes back over
+its connection into a file here. Ids are words of ours (``ssh-3``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+import os
+import re
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from hpccluster.backend.base import Backend, CredentialWay
+from hpccluster.backend.registry import get_runner
+from hpccluster.backend.remote import RunnerFactory
+from hpccluster.backend.runner import Runner, RunningCommand, read_tail
+from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
+from hpccluster.errors import BackendError, CommandFailed, SubmitRefused
+from hpccluster.ids import JobId, JobName
+from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster_ssh.options import HostOptions, SSHOptions, python_of, worker_arguments_on
+from hpccluster_ssh.placing import SETTLED, Place, Places
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATE = "ssh.sh"
+GRACE = 5.0
+"""Seconds that the template gives to workers that are told to leave, before the end by force."""
+CANCEL_TIME = GRACE + 3.0
+"""Seconds that `cancel` waits for the end of jobs."""
+SILENCE = 5
+"""Signs of life that may be missing before a job ends by itself."""
+
+_ID = re.compile(r"ssh-[1-9][0-9]*")
+_ACCEPT = (
+    'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/hpccluster-XXXXXXXXXX") || exit 73; '
+    "t=; if command -v timeout >/dev/null; then t='timeout 60'; fi; "
+    '$t dd bs=1 count="$1" of="$d/job.sh" 2>/dev/null; $t dd bs=1 count="$2" of="$d/worker.json" 2>/dev/null; '
+    'if [ "$(wc -c <"$d/job.sh")" -ne "$1" ] || [ "$(wc -c <"$d/worker.json")" -ne "$2" ]; '
+    'then rm -rf "$d"; exit 74; fi; '
+    'shift 2; kill -s 0 -- "-$$" 2>/dev/null || set -- setsid "$@"; exec "$@" "$d/job.sh" "$d"'
+)
+"""Takes script and credential, of so many bytes, from standard input into a private directory, and becomes the script, as
+the leader of a process group. One line, which any login shell passes on unchanged."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SSHContext(TemplateContext):
+    """The names that ``ssh.sh`` may use."""
+
+    silence: int
+    """Seconds without a sign of life after which the job ends by itself."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    id: JobId
+    name: JobName
+    place: Place
+    log: int
+    """Descriptor of the file for its output."""
+    begun: float
+    life: asyncio.Task[None] = field(init=False)
+    command: RunningCommand | None = None
+    """Once its session has begun."""
+    why: JobState | None = None
+    """CANCELLED or TIMEOUT, when it was we who ended it."""
+    code: int | None = None
+    error: BackendError | None = None
+    """Why it could not be started, or that the connection was lost."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+
+class SSHBackend(Backend):
+    """Jobs are sessions on hosts. ``make_runner``: the one that the options name, if it is not given."""
+
+    credential_way: ClassVar[CredentialWay] = "stdin"
+    places_jobs = True
+    poll_interval = 0.5
+
+    def __init__(self, options: SSHOptions, make_runner: RunnerFactory | None = None) -> None:
+        self.options = options
+        self.places = Places(options.host_options())
+        self._make_runner = make_runner
+        self._runners: dict[int, Runner] = {}
+        self._jobs: dict[JobId, _Job] = {}
+        self._count = 0
+
+    @property
+    def towards(self) -> tuple[str, ...]:
+        return tuple(place.host.host for place in self.places.all)
+
+    @functools.cached_property
+    def _template(self) -> Template:
+        return load_template(TEMPLATE, self.options.template)
+
+    def render(self, spec: JobSpec) -> str:
+        hosts = self.options.host_options()
+        return self._render(spec, hosts[0])
+
+    def _render(self, spec: JobSpec, host: HostOptions) -> str:
+        spec = self._on(spec, host)
+        context = SSHContext(
+            shebang=self.options.shebang,
+            name=spec.name,
+            cluster=spec.cluster,
+            name_prefix=f"hpc-{spec.cluster}-",
+            comment=spec.comment,
+            command=spec.command,
+            environment=spec.environment,
+            prologue=script_lines(self.options.job_script_prologue),
+            epilogue=script_lines(self.options.job_script_epilogue),
+            cores=spec.resources.cores,
+            processes=spec.resources.processes,
+            threads=spec.resources.threads,
+            gpus=spec.resources.gpus,
+            memory_bytes=spec.resources.memory,
+            walltime_seconds=spec.walltime,
+            log_path=spec.log_path,
+            working_directory=spec.working_directory,
+            silence=math.ceil(SILENCE * self.options.connect_options.keepalive),
+        )
+        return render_template(self._template, context, source=self.options.template or TEMPLATE)
+
+    def _on(self, spec: JobSpec, host: HostOptions) -> JobSpec:
+        """The job as it is on this host: its interpreter, its share of the host, its variables."""
+        shared = python_of(self.options)
+        command = spec.command
+        if command[: len(shared)] == shared:
+            rest = command[len(shared) :]
+            command = (*python_of(self.options.on(host)), *rest, *worker_arguments_on(self.options, host))
+        more = tuple((name, str(value)) for name, value in host.env.items())
+        return replace(spec, command=command, environment=(*spec.environment, *more))
+
+    # -------------------------------------------------------------------------------------------------------------- jobs
+
+    async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
+        loop = asyncio.get_running_loop()
+        make_runner = self._make_runner = self._make_runner or get_runner(self.options.runner)
+        place = self.places.take(loop.time())
+        try:
+            script = self._render(spec, place.host).encode()
+            if place.index not in self._runners:
+                self._runners[place.index] = make_runner(place.host.target(self.options.connect_options))
+            log = _open_log(spec.log_path)
+        except BaseException:
+            self.places.leave(place)
+            raise
+        self._count += 1
+        job = _Job(JobId(f"ssh-{self._count}"), spec.name, place, log, loop.time())
+        self._jobs[job.id] = job
+        job.life = loop.create_task(self._live(job, script, credential or b""), name=job.id)
+        job.life.add_done_callback(functools.partial(self._over, job))
+        if spec.walltime is not None:
+            job.timers.append(loop.call_later(spec.walltime, self._end, job, JobState.TIMEOUT))
+        return job.id
+
+    async def _live(self, job: _Job, script: bytes, credential: bytes) -> None:
+        """From the connection to the end of the session."""
+        runner = self._runners[job.place.index]
+        interpreter = shlex.split(self.options.shebang.removeprefix("#!"))
+        sizes = (str(len(script)), str(len(credential)))
+        argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *interpreter)
+        try:
+            command = job.command = await runner.start(argv, output=functools.partial(os.write, job.log))
+            line = asyncio.create_task(self._speak(command, script + credential))
+            try:
+                job.code = await command.wait()
+            finally:
+                line.cancel()
+                command.close()
+                await asyncio.wait([line])
+        except BackendError as error:
+            job.error = error
+            os.write(job.log, f"hpccluster: {error}\n".encode())
+
+    async def _speak(self, command: RunningCommand, first: bytes) -> None:
+        """The life line."""
+        with contextlib.suppress(BackendError):  # whoever waits for the command is told, too
+            await command.write(first)
+            while True:
+                await asyncio.sleep(self.options.connect_options.keepalive)
+                await command.write(b".")
+
+    def _over(self, job: _Job, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and (bug := life.exception()) is not None:
+            _log.error("job %s", job.id, exc_info=bug)
+            job.error = BackendError(f"it could not be watched: {bug!r}")
+        for timer in job.timers:
+            timer.cancel()
+        os.close(job.log)
+        now = asyncio.get_running_loop().time()
+        lived = 0.0 if job.command is None else now - job.begun
+        if job.error is not None or (job.why is None and (job.code != 0 or lived < SETTLED)):
+            if job.why is None:
+                job.place.failed(_problem(job), now=now, lived=lived)
+        elif lived >= SETTLED:
+            job.place.was_of_use()
+        self.places.leave(job.place)
+        job.ended.set()
+
+    def _end(self, job: _Job, why: JobState) -> None:
+        """Ask the job to end. Does nothing for one that has ended or was asked before."""
+        if job.ended.is_set() or job.why is not None:
+            return
+        job.why = why
+        if job.command is None:
+            job.life.cancel()
+        else:
+            job.command.close()
+
+    # -------------------------------------------------------------------------------------------------------- questions
+
+    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        return {job: self._status(job) for job in ids}
+
+    def _status(self, job_id: JobId) -> JobStatus:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return JobStatus(id=job_id, state=JobState.ABSENT)
+        status = JobStatus(
+            id=job_id,
+            state=JobState.RUNNING,
+            name=job.name,
+            raw_state="running",
+            node=job.place.name,
+            workers=job.place.host.processes or self.options.processes or 1,
+        )
+        if not job.ended.is_set():
+            if job.command is None:
+                return replace(status, state=JobState.PENDING, raw_state="connecting", reason="connecting")
+            return status
+        if job.why is not None:
+            return replace(status, state=job.why, raw_state="ended by us")
+        if job.error is not None:
+            summary, _, fix = str(job.error).partition("\n")
+            return replace(
+                status, state=JobState.NODE_FAIL, raw_state="lost", reason=summary, code=job.error.code, fix=fix.strip()
+            )
+        code = job.code or 0
+        return replace(
+            status,
+            state=JobState.COMPLETED if code == 0 else JobState.FAILED,
+            raw_state=f"ended with {code}",
+            reason=f"ended by signal {-code}" if code < 0 else "",
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+        )
+
+    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
+        wanted = set(names)
+        return {job.name: job.id for job in self._jobs.values() if job.name in wanted and not job.ended.is_set()}
+
+    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
+        for job_id in ids:
+            if _ID.fullmatch(job_id) is None:
+                raise ValueError(f"not the id of a job of the SSH backend: {job_id!r}")
+        jobs = [job for job_id in ids if (job := self._jobs.get(job_id)) is not None]
+        for job in jobs:
+            self._end(job, JobState.CANCELLED)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_TIME):
+                for job in jobs:
+                    await job.ended.wait()
+        unconfirmed = frozenset(job.id for job in jobs if not job.ended.is_set())
+        return CancelReport(gone=frozenset(ids) - unconfirmed, unconfirmed=unconfirmed)
+
+    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
+        if not log_path:
+            return ""
+        try:
+            return await asyncio.to_thread(read_tail, log_path, tail)
+        except FileNotFoundError:
+            return ""
+
+    async def close(self) -> None:
+        # A connection is what keeps its jobs alive: those of hosts that have jobs stay.
+        for place in self.places.all:
+            if not place.jobs and (runner := self._runners.pop(place.index, None)) is not None:
+                await runner.close()
+
+
+def _open_log(path: str) -> int:
+    """Raises `SubmitRefused`."""
+    try:
+        if not path:
+            return os.open(os.devnull, os.O_WRONLY)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SubmitRefused(
+            f"the output of the job cannot be written here: {path}: {error.strerror or error}\n  fix: set log_directory=",
+            code="HPC-SUBMIT-LOG",
+            details={"said": str(error), "path": path},
+        ) from error
+
+
+def _problem(job: _Job) -> str:
+    """What went wrong, in one line."""
+    if job.error is not None:
+        return str(job.error).partition("\n")[0]
+    how = f"by signal {-job.code}" if job.code is not None and job.code < 0 else f"with exit code {job.code}"
+    return f"its last job ended {how}; its log says why"

@@ -15,9 +15,8 @@ import logging
 import math
 import os
 import re
-import shlex
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from hpccluster.backend.base import Backend, CredentialWay
@@ -25,7 +24,7 @@ from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
-from hpccluster.errors import BackendError, CommandFailed, SubmitRefused
+from hpccluster.errors import BackendError, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_ssh.options import HostOptions, SSHOptions, python_of, worker_arguments_on
@@ -172,11 +171,10 @@ class SSHBackend(Backend):
     async def _live(self, job: _Job, script: bytes, credential: bytes) -> None:
         """From the connection to the end of the session."""
         runner = self._runners[job.place.index]
-        interpreter = shlex.split(self.options.shebang.removeprefix("#!"))
         sizes = (str(len(script)), str(len(credential)))
-        argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *interpreter)
+        argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *self.options.interpreter())
         try:
-            command = job.command = await runner.start(argv, output=functools.partial(os.write, job.log))
+            command = job.command = await runner.start(argv, output=lambda data: _write(job.log, data))
             line = asyncio.create_task(self._speak(command, script + credential))
             try:
                 job.code = await command.wait()
@@ -186,7 +184,7 @@ class SSHBackend(Backend):
                 await asyncio.wait([line])
         except BackendError as error:
             job.error = error
-            os.write(job.log, f"hpccluster: {error}\n".encode())
+            _write(job.log, f"hpccluster: {error}\n".encode())
 
     async def _speak(self, command: RunningCommand, first: bytes) -> None:
         """The life line."""
@@ -306,6 +304,12 @@ def _open_log(path: str) -> int:
             code="HPC-SUBMIT-LOG",
             details={"said": str(error), "path": path},
         ) from error
+
+
+def _write(log: int, data: bytes) -> None:
+    """Output that cannot be written (a full disk) is lost: no reason to end the job."""
+    with contextlib.suppress(OSError):
+        os.write(log, data)
 
 
 def _problem(job: _Job) -> str:

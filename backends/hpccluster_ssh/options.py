@@ -18,7 +18,9 @@ from hpccluster.units import parse_bytes
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
-_FORM = re.compile(r"(?:(?P<user>.+)@)?(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]]+|[^\[\]]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?")
+_FORM = re.compile(
+    r"(?:(?P<user>.+)@)?(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]]+|[^\[\]]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
+)
 
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -52,7 +54,9 @@ class HostOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     user: str | None = None
     port: Port | None = None
     jobs: Annotated[Positive, Meta(description="How many jobs may run there at once")] = 1
-    cores: Annotated[Positive | None, Meta(description="CPU cores of a job there; by default all, shared by its jobs")] = None
+    cores: Annotated[
+        Positive | None, Meta(description="CPU cores of a job there; by default all, shared by its jobs")
+    ] = None
     processes: Annotated[Positive | None, Meta(description="Workers of a job there")] = None
     memory: Annotated[
         str | int | None, Meta(description="Memory of a job there; by default all, shared by its jobs; 0 is no limit")
@@ -95,16 +99,19 @@ class SSHOptions(JobOptions):
 
     hosts: Annotated[
         tuple[str | HostOptions, ...] | None,
-        Meta(description="'host', 'user@host:port', or mappings {host, user, port, jobs, cores, processes, memory, ...}"),
+        Meta(
+            description="'host', 'user@host:port', or mappings {host, user, port, jobs, cores, processes, memory, ...}"
+        ),
     ] = None
     runner: Annotated[str, Meta(description="What connects: 'asyncssh' or 'paramiko'"), LINE] = "asyncssh"
-    connect_options: Annotated[ConnectOptions, Meta(description="How to connect: keys, known hosts, jump hosts")] = field(
-        default_factory=ConnectOptions
+    connect_options: Annotated[ConnectOptions, Meta(description="How to connect: keys, known hosts, jump hosts")] = (
+        field(default_factory=ConnectOptions)
     )
     shebang: Annotated[str, Meta(description="What runs the job script on the host"), SHEBANG] = "#!/bin/sh"
 
     def __post_init__(self) -> None:
         JobOptions.__post_init__(self)
+        self.interpreter()
         seen: set[str] = set()
         for entry in self.hosts or ():
             host = _parse(entry)
@@ -127,6 +134,15 @@ class SSHOptions(JobOptions):
         memory = None if self.memory is None else parse_bytes(self.memory) or None
         cores = self.cores or processes
         return make_resources(cores, memory, processes, self.gpus, whole_host=self.cores is None)
+
+    def interpreter(self) -> tuple[str, ...]:
+        """The words that run the job script on a host."""
+        try:
+            return tuple(shlex.split(self.shebang.removeprefix("#!")))
+        except ValueError as error:
+            raise ConfigError(
+                f"shebang={self.shebang!r}: {error}", code="HPC-CONFIG-VALUE", details={"option": "shebang"}
+            ) from None
 
     def first_jobs(self) -> int:
         return sum(host.jobs for host in self.host_options())
@@ -193,6 +209,4 @@ def _parse(entry: str | HostOptions) -> HostOptions:
 
 
 def _bad(host: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"hosts: {host!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": "hosts", "value": host}
-    )
+    return ConfigError(f"hosts: {host!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": "hosts", "value": host})

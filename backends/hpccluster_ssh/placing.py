@@ -75,7 +75,6 @@ class Places:
         broken = [place for place in self.all if place.rests_until > now]
         used = sum(1 for place in self.all if place.jobs >= place.host.jobs)
         lines = [f"no host for one more job: {used} of {len(self.all)} hosts have all the jobs that they may have"]
-        for place in broken:
-            lines.append(f"  {place.name}: {place.problem} (tried again in {place.rests_until - now:.0f} s)")
+        lines += [f"  {p.name}: {p.problem} (tried again in {p.rests_until - now:.0f} s)" for p in broken]
         text = "\n".join(lines)
         return SubmitRefused(text, code=FULL_CODE, details={"said": lines[-1].strip()})

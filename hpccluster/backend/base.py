@@ -56,7 +56,7 @@ class Backend(ABC):
     runs_here: ClassVar[bool] = False
     """Its jobs are processes of this very host: the head listens on loopback, and nothing is kept when all has ended."""
 
-    places_jobs: ClassVar[bool] = False
+    places_jobs: bool = False
     """It chooses the host of each job itself, and lets those rest whose jobs were of no use. So the fleet takes the early
     death of a job as something about one host: it neither pauses for it, nor bothers those whose workers come all the same.
     Where it has no host for one more job it refuses with the code ``HPC-SUBMIT-FULL``: the job is tried again later, and

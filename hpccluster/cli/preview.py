@@ -27,9 +27,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
     backend = plugin.make_backend(options)
     is_shared = backend.credential_way == "shared"
-    engine = NativeEngine(
-        scheduler, connection_file=(lambda job: str(job_file(directory, job))) if is_shared else None
-    )
+    engine = NativeEngine(scheduler, connection_file=(lambda job: str(job_file(directory, job))) if is_shared else None)
     job = make_job_name(name, 0)
     arguments = engine.worker_command(
         job=job, processes=resources.processes, threads=resources.threads, memory=resources.memory

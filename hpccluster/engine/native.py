@@ -18,7 +18,11 @@ class NativeEngine(Engine):
     """
 
     def __init__(
-        self, scheduler: Scheduler, *, connection_file: Callable[[str], str] | None, worker_arguments: Sequence[str] = ()
+        self,
+        scheduler: Scheduler,
+        *,
+        connection_file: Callable[[str], str] | None,
+        worker_arguments: Sequence[str] = (),
     ) -> None:
         self.scheduler = scheduler
         self._connection_file = connection_file

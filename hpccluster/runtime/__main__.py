@@ -28,7 +28,10 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
     told = os.environ.get(CONNECTION_FILE_VARIABLE)
     where = worker.add_mutually_exclusive_group(required=not told)
     where.add_argument(
-        "--connection-file", type=Path, metavar="PATH", help=f"all that is needed to join (or: ${CONNECTION_FILE_VARIABLE})"
+        "--connection-file",
+        type=Path,
+        metavar="PATH",
+        help=f"all that is needed to join (or: ${CONNECTION_FILE_VARIABLE})",
     )
     where.add_argument("--address", action="append", metavar="TCP://HOST:PORT", help="a plain cluster's scheduler")
     worker.add_argument("--plain", action="store_true", help="yes, without any protection; goes with --address")
@@ -37,10 +40,18 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
         "--nthreads", type=_positive_or_auto, metavar="T", help="threads of each (default, or auto: all cores, shared)"
     )
     worker.add_argument(
-        "--memory-limit", type=_bytes_or_auto, default=0, metavar="BYTES", help="of all workers together; auto: this host's"
+        "--memory-limit",
+        type=_bytes_or_auto,
+        default=0,
+        metavar="BYTES",
+        help="of all workers together; auto: this host's",
     )
     worker.add_argument(
-        "--share", type=_positive, default=1, metavar="N", help="jobs like this on this host: auto is a share (default: 1)"
+        "--share",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="jobs like this on this host: auto is a share (default: 1)",
     )
     worker.add_argument("--name", default="", help="the beginning of the workers' names (default: the job's name)")
     worker.add_argument("--job", default=os.environ.get(JOB_VARIABLE, ""), metavar="NAME", help="the job this runs in")

@@ -24,7 +24,9 @@ from hpccluster_ssh.options import SSHOptions
 
 def make_backend(home: Path, **keywords: object) -> SSHBackend:
     home.mkdir(exist_ok=True)
-    options = build_options(SSHOptions, {"hosts": [{"host": "here", "jobs": 3}], "connect_options": {"keepalive": 0.5}, **keywords})
+    options = build_options(
+        SSHOptions, {"hosts": [{"host": "here", "jobs": 3}], "connect_options": {"keepalive": 0.5}, **keywords}
+    )
     return SSHBackend(options, lambda target: LocalRunner({**os.environ, "TMPDIR": str(home)}))
 
 
@@ -62,7 +64,9 @@ class TestSSHBackend(BackendContract):
 
     def test_nothing_is_left_on_the_host(self, backend: Backend, directory: Path, home: Path) -> None:
         async def scenario(backend: Backend) -> None:
-            line = 'cat "$HPCCLUSTER_CONNECTION_FILE"; stat -c %a "$HPCCLUSTER_CONNECTION_FILE"; sleep 71.7 & echo pid $!'
+            line = (
+                'cat "$HPCCLUSTER_CONNECTION_FILE"; stat -c %a "$HPCCLUSTER_CONNECTION_FILE"; sleep 71.7 & echo pid $!'
+            )
             spec = self.spec(directory, line)
             job = await backend.submit(spec, b"a secret\n")
             await self.until_state(backend, job, JobState.COMPLETED)

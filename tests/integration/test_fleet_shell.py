@@ -120,6 +120,48 @@ def test_limits_hold_jobs_back() -> None:
     check(story())
 
 
+FULL = SubmitRefused(
+    "no host for one more job: 2 of 3 hosts are in use\n  n3: python not found", code="HPC-SUBMIT-FULL"
+)
+
+
+def test_one_bad_host_is_told_and_the_others_go_on() -> None:
+    """Of a backend that places its jobs itself: a death says something about one host."""
+
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH, places_jobs=True) as world:
+            slow = replace(Fate(), join_after=30.0)
+            world.backend.fates = [slow, DIES, slow]
+            world.backend.fate = replace(Fate(), refused=FULL)
+            assert str(await world.fleet.scale(jobs=3)) == "Plan: 3 jobs x 1 worker x 1 thread = 3 cores"
+            # the good ones take their time, and are not held to blame
+            await world.fleet.wait_for_workers(2, timeout=60)
+            assert [notice for notice in world.notices if "HPC-JOB-PYTHON-MISSING" in notice[1]]
+            assert not [notice for notice in world.notices if "PAUSED" in notice[1]]
+            with pytest.raises(SubmitRefused, match="n3: python not found"):
+                await world.fleet.wait_for_workers(3)
+            assert "1 held back" in str(world.fleet.current_plan())
+            # it is tried again, and may be mended by then
+            world.backend.fate = Fate()
+            await world.fleet.wait_for_workers(2, timeout=5)
+            await asyncio.sleep(25)
+            assert world.fleet.observed == 3
+
+    check(story())
+
+
+def test_whoever_waits_for_more_than_the_hosts_that_are_left_is_told_why() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH, places_jobs=True) as world:
+            world.backend.fates = [DIES, DIES]
+            world.backend.fate = replace(Fate(), refused=FULL)
+            await world.fleet.scale(jobs=2)
+            with pytest.raises(JobDied, match="python not found"):
+                await world.fleet.wait_for_workers(1)
+
+    check(story())
+
+
 def test_exactly_one_size_is_given() -> None:
     async def story() -> None:
         async with a_world() as world:

@@ -272,10 +272,13 @@ class MemoryEngine(Engine):
 class World:
     """A fleet, its batch system, its engine, and what people were told."""
 
-    def __init__(self, *, resources: JobResources | None = None, settings: FleetSettings | None = None) -> None:
+    def __init__(
+        self, *, resources: JobResources | None = None, settings: FleetSettings | None = None, places_jobs: bool = False
+    ) -> None:
         self.resources = resources or JobResources(cores=8, memory=32 * 10**9, processes=4)
         self.engine = MemoryEngine()
         self.backend = MemoryBackend(self.engine)
+        self.backend.places_jobs = places_jobs
         self.notices: list[tuple[str, str]] = []
         self.fleet = Fleet(
             backend=self.backend,

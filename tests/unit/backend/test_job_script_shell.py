@@ -26,12 +26,17 @@ from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
 from hpccluster_slurm.backend import SlurmBackend
 from hpccluster_slurm.options import SlurmOptions
+from hpccluster_ssh.backend import SSHBackend
+from hpccluster_ssh.options import SSHOptions
 
 BACKENDS: dict[str, tuple[type[JobOptions], Any]] = {
     "slurm": (SlurmOptions, SlurmBackend),
     "local": (LocalOptions, LocalBackend),
+    "ssh": (SSHOptions, SSHBackend),
 }
 BASE: dict[str, Any] = {"cores": 1, "memory": "1GiB", "python": "/bin/true"}
+OWN: dict[str, dict[str, Any]] = {"ssh": {"hosts": ["n1"]}}
+"""What a backend cannot do without."""
 
 FULL: dict[str, dict[str, Any]] = {
     "slurm": BASE | {
@@ -44,12 +49,17 @@ FULL: dict[str, dict[str, Any]] = {
         "env": {"A": "b'c"}, "job_script_prologue": ["echo hi"], "job_script_epilogue": ["echo bye"],
         "worker_extra_args": ["a b", "it's"],
     },
+    "ssh": BASE | {
+        "env": {"A": "b'c"}, "job_script_prologue": ["echo hi"], "job_script_epilogue": ["echo bye"],
+        "worker_extra_args": ["a b", "it's"],
+        "hosts": [{"host": "n1", "env": {"B": "it's"}, "python": "/bin/true 'a b'", "local_directory": "/a b"}],
+    },
 }  # fmt: skip
 
 
 def render(kind: str, keywords: dict[str, Any], **spec: Any) -> str:
     options_type, make = BACKENDS[kind]
-    options = build_options(options_type, keywords)
+    options = build_options(options_type, OWN.get(kind, {}) | keywords)
     backend: Backend = make(options)
     values: dict[str, Any] = {
         "name": JobName("hpc-calm-0001"),
@@ -141,6 +151,10 @@ FIELDS: dict[str, list[str]] = {
         "interface", "local_directory", "python", "shebang", "env", "env_name", "worker_extra_args", "cluster", "name",
         "comment", "logs", "death_timeout", "memory",
     ],
+    "ssh": [
+        "interface", "local_directory", "python", "shebang", "env", "env_name", "worker_extra_args", "cluster", "name",
+        "comment", "logs", "death_timeout", "memory", "working_directory", "host", "host_env", "host_python",
+    ],
 }  # fmt: skip
 
 SPEC_FIELDS = ("cluster", "name", "comment", "logs", "working_directory")
@@ -156,6 +170,12 @@ def render_hostile(kind: str, field: str, text: str) -> str | None:
         keywords[field] = [text]
     elif field == "env":
         keywords["env"] = {"A": text}
+    elif field == "host":
+        keywords["hosts"] = [text]
+    elif field == "host_env":
+        keywords["hosts"] = [{"host": "n1", "env": {"A": text}}]
+    elif field == "host_python":
+        keywords["hosts"] = [{"host": "n1", "python": text}]
     elif field == "env_name":
         keywords["env"] = {text: "a"}
     else:
@@ -224,7 +244,7 @@ def test_hostile_value_runs_nothing(kind: str, field: str, tmp_path: Path) -> No
     parse = 'for f in "$@"; do bash -n "$f" || { echo "bad: $f"; exit 1; }; done'
     done = subprocess.run(["sh", "-c", parse, "sh", *scripts], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    if field == "python":
+    if field in ("python", "host_python"):
         return  # a command that the user names is run, of course; its words are checked below
     # uname, date and hostname are all that a script runs besides its command, which is /bin/true
     execute(["sh", "-c", 'for f in "$@"; do sh "$f" >/dev/null 2>&1; done', "sh", *scripts], cwd=tmp_path)
@@ -258,7 +278,8 @@ def test_words_and_variables_arrive_as_they_are(kind: str, words: list[str], val
         return
     lines = script.split("\n")
     (command,) = [line for line in lines if line.startswith("/bin/true")]
-    assert shlex.split(command) == ["/bin/true", *words, "&"]
+    assert shlex.split(command)[: 1 + len(words)] == ["/bin/true", *words]
+    assert shlex.split(command)[-1] == "&"
     (export,) = [line for line in lines if line.startswith("export VALUE=")]
     assert shlex.split(export) == ["export", f"VALUE={value}"]
 

@@ -30,6 +30,21 @@ def test_all_arguments() -> None:
     assert settings.validate
 
 
+def test_a_whole_host_or_a_share_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("HPCCLUSTER_CONNECTION_FILE", "/tmp/hpccluster-x/worker.json")
+    shared = "worker --nworkers 1 --nthreads 1 --memory-limit 100 --nworkers 2 --nthreads auto --memory-limit auto"
+    settings = parse_arguments(shared.split())
+    assert settings.connection_file == Path("/tmp/hpccluster-x/worker.json")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert (settings.nworkers, settings.nthreads, settings.memory_limit) == (2, 4, memory)
+    settings = parse_arguments([*shared.split(), "--share", "2"])
+    assert (settings.nthreads, settings.memory_limit) == (2, memory // 2)
+    # what the command line says is stronger than the environment
+    assert parse_arguments(["worker", "--connection-file", "/x"]).connection_file == Path("/x")
+    assert parse_arguments(["worker", "--address", "tcp://h:1", "--plain"]).connection_file is None
+
+
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPCCLUSTER_JOB", "hpc-x-2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))

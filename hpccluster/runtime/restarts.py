@@ -8,7 +8,7 @@ GIVE_UP = 3
 """Deaths in a row before the worker had registered, after which another start would be no use."""
 FIRST_DELAY = 0.1
 MOST_DELAY = 5.0
-HEALTHY = 30.0
+HEALTHY = 10.0
 """Seconds of life after which earlier deaths are forgotten."""
 
 

@@ -281,6 +281,11 @@ def read_tail(path: str, lines: int | None = None) -> str:
         raise LogsUnavailable(
             f"{path}: {error.strerror or error}", code="HPC-LOGS-UNREADABLE", details={"path": path}
         ) from error
+    return last_lines(text, lines)
+
+
+def last_lines(text: str, lines: int | None) -> str:
+    """The last ``lines`` lines of a text; None: all of it."""
     if lines is None:
         return text
     return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""

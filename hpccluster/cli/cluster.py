@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -10,7 +11,7 @@ import click
 
 from hpccluster.cli.output import JSON, progress, say, write_error, write_json, write_table
 from hpccluster.config.schema import AdaptOptions
-from hpccluster.errors import CancelFailed, ConfigError, HpcClusterError
+from hpccluster.errors import CancelFailed, ClusterError, ConfigError, HpcClusterError
 from hpccluster.units import format_age, format_bytes, parse_bytes
 
 R = TypeVar("R")
@@ -163,15 +164,13 @@ def format_plan(plan: Any) -> str:
 @JSON
 def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Stop a cluster and its program; cancel its jobs and verify that they are gone."""
-    from hpccluster.cli.running import ask
-
     reports: dict[str, Any] = {}
     errors: list[HpcClusterError] = []
     left: list[str] = []
     for name in names:
         try:
             with progress(f"stopping {name!r}"):
-                report = reports[name] = ask(name, "close", {"timeout": timeout}, wait=timeout + 10.0)
+                report = reports[name] = _stop(name, timeout)
         except HpcClusterError as error:  # the others are stopped all the same
             errors.append(error)
             continue
@@ -179,7 +178,8 @@ def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
         left += report.get("unconfirmed", [])
         if not as_json:
             count = f"{len(cancelled)} job{'' if len(cancelled) == 1 else 's'} cancelled and gone"
-            say(f"stopped {name!r}: {count if cancelled else 'no jobs were left'}")
+            what = "its head had died; put in order" if report["lost"] else "stopped"
+            say(f"{what} {name!r}: {count if cancelled else 'no jobs were left'}")
     if as_json:
         write_json(reports)
     if left:
@@ -188,3 +188,20 @@ def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
         write_error(earlier)
     if errors:
         raise errors[-1]
+
+
+def _stop(name: str, timeout: float) -> dict[str, Any]:
+    """End a cluster; or, where its head has died, do what that has not done."""
+    from hpccluster.cli.running import ask, find_cluster
+    from hpccluster.cluster.leftovers import look, remove
+    from hpccluster.head.directory import look_for_head
+
+    record, directory = find_cluster(name)
+    if record.state == "ended" or look_for_head(record) != "gone":
+        report = ask(name, "close", {"timeout": timeout}, wait=timeout + 10.0)
+        return {"lost": False} | dict(report)
+    (leftover, *_), _ = look([directory.parent], older_than=math.inf, only={name})
+    removal = remove(leftover, timeout=timeout)
+    if removal.problem:
+        raise ClusterError(f"cluster {name!r}: {removal.problem}")
+    return {"lost": True, "cancelled": sorted(removal.gone), "unconfirmed": sorted(removal.unconfirmed)}

@@ -17,6 +17,7 @@ Run     submit -- CMD    a program with a cluster of its own; survives logout
 Look    status [NAME]    all clusters, or one
         jobs, workers    each with why it waits or failed; who is connected
         logs NAME        -f, --job ID
+Tidy    cleanup          find and remove what was left behind
 Set up  config, script, backends
 By hand scheduler, worker
 

@@ -26,6 +26,7 @@ _VERBS = {
     "adapt": "cluster",
     "attach": "attach",
     "backends": "describe",
+    "cleanup": "cleanup",
     "completion": "help",
     "config": "describe",
     "credentials": "byhand",

@@ -12,26 +12,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpccluster.comm.connection_file import state_directory
+from hpccluster.comm.connection_file import known_directories
 from hpccluster.errors import ClusterClosed, ClusterNotFound, CommError, HpcClusterError, PeerLost
-from hpccluster.head.directory import CLIENT_FILE, HEAD_LOG, HeadRecord, is_alive, list_records, read_record, tell_end
+from hpccluster.head.directory import CLIENT_FILE, HeadRecord, is_alive, list_records, read_record, tell_end
 
 LOOK_TIMEOUT = 5.0
 """Seconds that a head has to answer where others do not depend on it."""
 
 
-def known_clusters() -> list[HeadRecord]:
-    """The records of all clusters of this user."""
-    return list_records(state_directory())
+Known = tuple[HeadRecord, Path]
+"""A cluster's record and directory."""
 
 
-def find_cluster(name: str) -> tuple[HeadRecord, Path]:
-    """The record and directory of a cluster that runs or has run. Raises `ClusterNotFound` with those that are known."""
-    parent = state_directory()
-    record = read_record(parent / name) if name and "/" not in name else None
-    if record is not None:
-        return record, parent / name
-    known = [record.name for record in list_records(parent)]
+def known_clusters() -> list[Known]:
+    """All clusters of this user that run or have run."""
+    return [(record, place / record.name) for place in known_directories() for record in list_records(place)]
+
+
+def find_cluster(name: str) -> Known:
+    """A cluster that runs or has run. Raises `ClusterNotFound` with those that are known."""
+    clusters = known_clusters()
+    named = [cluster for cluster in clusters if cluster[0].name == name]
+    if named:
+        return next((cluster for cluster in named if is_alive(cluster[0])), named[0])
+    known = [record.name for record, _ in clusters]
     near = difflib.get_close_matches(name, known, 1)
     if near:
         hint = f"did you mean {near[0]!r}?"
@@ -39,10 +43,10 @@ def find_cluster(name: str) -> tuple[HeadRecord, Path]:
         hint = f"known are: {', '.join(known[-8:])}"
     else:
         hint = "you have none; start one with: hpccluster submit -- CMD"
-    raise ClusterNotFound(f"no cluster {name!r} in {parent}\n{hint}")
+    raise ClusterNotFound(f"no cluster {name!r} in {', '.join(map(str, known_directories()))}\n{hint}")
 
 
-def find_live(name: str) -> tuple[HeadRecord, Path]:
+def find_live(name: str) -> Known:
     """Like `find_cluster`, for one that can be asked. Raises `ClusterClosed` where it has ended."""
     record, directory = find_cluster(name)
     if not is_alive(record):
@@ -75,22 +79,23 @@ async def _ask(directory: Path, operation: str, arguments: dict[str, Any], wait:
         raise PeerLost(f"the head of {directory.name!r} did not answer within {wait:g} s") from None
 
 
-def describe(records: Sequence[HeadRecord]) -> list[dict[str, Any]]:
+def describe(clusters: Sequence[Known]) -> list[dict[str, Any]]:
     """What is known of these clusters, for `status`: plain values with stable keys. Heads are asked all at once."""
-    return asyncio.run(_describe(records))
+    return asyncio.run(_describe(clusters))
 
 
-async def _describe(records: Sequence[HeadRecord]) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(_describe_one(record) for record in records)))
+async def _describe(clusters: Sequence[Known]) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_describe_one(*cluster) for cluster in clusters)))
 
 
-async def _describe_one(record: HeadRecord) -> dict[str, Any]:
-    directory = state_directory() / record.name
+async def _describe_one(record: HeadRecord, directory: Path) -> dict[str, Any]:
     facts = _from_record(record, directory)
     if record.state == "ended":
         return facts
     if not await asyncio.to_thread(is_alive, record):
-        reason = f"its head has died (process {record.pid} on {record.host}); log: {directory / HEAD_LOG}"
+        reason = (
+            f"its head has died (process {record.pid} on {record.host}); put it in order: hpccluster down {record.name}"
+        )
         return facts | {"state": "lost", "reason": reason}
     try:
         info = await _ask(directory, "info", {}, LOOK_TIMEOUT)

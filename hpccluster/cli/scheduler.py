@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
-import socket
 import time
 import uuid
 from contextlib import AsyncExitStack
@@ -19,7 +17,7 @@ from hpccluster.comm.connection_file import state_directory
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, ConfigError
 from hpccluster.head.credentials import Credentials
-from hpccluster.head.directory import ClusterDirectory, HeadRecord, process_start
+from hpccluster.head.directory import ClusterDirectory, make_record
 from hpccluster.head.listening import choose_hosts
 from hpccluster.ids import make_cluster_name
 from hpccluster.runtime.scheduler import Scheduler
@@ -51,7 +49,9 @@ async def run_scheduler(options: SchedulerOptions) -> str:
     identity = uuid.uuid4().hex
     parent = state_directory()
     async with AsyncExitStack() as undo:
-        directory = ClusterDirectory.claim(parent, _make_record(options.name or _free_name(parent), identity))
+        directory = ClusterDirectory.claim(
+            parent, make_record(options.name or _free_name(parent), identity, backend=BY_HAND)
+        )
         undo.callback(directory.remove, reason="the scheduler has ended")
         credentials = Credentials(identity, directory, plain=options.plain)
         scheduler = await _start(options, identity, directory.record.name, credentials.security)
@@ -74,20 +74,6 @@ def _free_name(parent: Path) -> str:
     while (parent / (name := make_cluster_name(chooser.choice))).exists():
         pass
     return name
-
-
-def _make_record(name: str, identity: str) -> HeadRecord:
-    start = process_start(os.getpid())
-    assert start is not None
-    return HeadRecord(
-        name=name,
-        id=identity,
-        backend=BY_HAND,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        process_start=start,
-        created=time.time(),
-    )
 
 
 async def _start(options: SchedulerOptions, identity: str, name: str, security: Security | None) -> Scheduler:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import Any
 
 import click
 
-from hpccluster.cli.output import progress, say, write_facts, write_json, write_table
+from hpccluster.cli.output import note, progress, say, write_facts, write_json, write_table
 from hpccluster.units import format_age, format_bytes
+
+RECENT = 7 * 86400.0
+"""Seconds since the end of a cluster after which it is shown only if asked for."""
 
 
 @click.command("status")
 @click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="Those that ended more than a week ago, too.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of clusters, or with NAME one.")
-def status_command(name: str | None, as_json: bool) -> None:
-    """Show all clusters of yours, or one in full."""
+def status_command(name: str | None, everything: bool, as_json: bool) -> None:
+    """Show your clusters, or one in full."""
     from hpccluster.cli.running import describe, find_cluster, known_clusters
 
+    clusters = known_clusters() if name is None else [find_cluster(name)]
+    hidden = 0
+    if name is None and not everything:
+        recent = [it for it in clusters if it[0].ended is None or time.time() - it[0].ended < RECENT]
+        clusters, hidden = recent, len(clusters) - len(recent)
     with progress("asking"):
-        found = describe(known_clusters() if name is None else [find_cluster(name)[0]])
+        found = describe(clusters)
+    if hidden:
+        note(f"{hidden} that ended more than a week ago: hpccluster status --all; removed by: hpccluster cleanup")
     if as_json:
         write_json(found if name is None else found[0])
     elif name is not None:

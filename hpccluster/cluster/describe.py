@@ -148,16 +148,20 @@ def find_own(name: str, backend: str, parent: Path) -> HeadRecord | None:
     return record
 
 
-def find_running(name: str, parent: Path) -> HeadRecord:
-    """The running cluster of that name. Raises `ClusterNotFound`."""
-    record = read_record(parent / name)
-    if record is not None and is_alive(record):
-        return record
-    running = [other.name for other in list_records(parent) if is_alive(other)]
-    what = f"no cluster {name!r} is known in {parent}" if record is None else tell_end(record, parent / name)
+def find_running(name: str, parents: Sequence[Path]) -> tuple[HeadRecord, Path]:
+    """The running cluster of that name, and the one of ``parents`` that has it. Raises `ClusterNotFound`."""
+    where = ", ".join(map(str, parents))
+    what = f"no cluster {name!r} is known in {where}"
+    for parent in parents:
+        record = read_record(parent / name)
+        if record is not None and is_alive(record):
+            return record, parent
+        if record is not None:
+            what = tell_end(record, parent / name)
+    running = [other.name for parent in parents for other in list_records(parent) if is_alive(other)]
     raise ClusterNotFound(
         f"{what}\nrunning there: {', '.join(running) or 'none'}",
-        details={"name": name, "where": str(parent)},
+        details={"name": name, "where": where},
     )
 
 

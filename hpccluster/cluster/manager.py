@@ -22,7 +22,6 @@ from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommErr
 
 if TYPE_CHECKING:
     from hpccluster.config import ResolvedCluster
-    from hpccluster.head.spec import HeadSpec
     from hpccluster.runtime.scheduler import Scheduler
 
 __all__ = ["START_TIMEOUT", "ClusterManager"]
@@ -46,9 +45,6 @@ class ClusterManager(ClusterControls):
 
     backend: ClassVar[str] = ""
     """The backend's name, in subclasses that belong to one."""
-
-    _spec: HeadSpec | None = None
-    """Of the head, where this process has started it."""
 
     def __init__(
         self,
@@ -97,9 +93,10 @@ class ClusterManager(ClusterControls):
         Raises `ClusterNotFound` with the names of those that run.
         """
         from hpccluster.cluster import describe
+        from hpccluster.comm.connection_file import known_directories
 
-        parent = describe.parent_directory(state_directory)
-        record = describe.find_running(name, parent)
+        parents = [describe.parent_directory(state_directory)] if state_directory else known_directories()
+        record, parent = describe.find_running(name, parents)
         manager: ClusterManager = object.__new__(describe.manager_type(record.backend))
         manager._set(name, record.address, parent / name)
         manager._remote.ask("info")
@@ -139,7 +136,6 @@ class ClusterManager(ClusterControls):
             raise self._where_said(error) from None
         ready = started.ready
         self._set(ready.name, ready.address, Path(ready.directory), head=started, linger=spec.linger)
-        self._spec = spec
         self._own()
 
     def _set(
@@ -216,10 +212,9 @@ class ClusterManager(ClusterControls):
         from hpccluster.cluster.aftermath import put_in_order
 
         record = self._record()
-        if record is None or self._spec is None:
+        if record is None or record.state == "ended":
             return []
-        reason = self._how_it_ended()
-        return sorted(put_in_order(self._spec, record, self._directory, reason=reason, timeout=timeout))
+        return sorted(put_in_order(record, self._directory, reason=self._how_it_ended(), timeout=timeout))
 
     def disconnect(self) -> None:
         """Leave the cluster to itself: its owner, or its linger, decides. Idempotent."""

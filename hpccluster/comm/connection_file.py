@@ -23,6 +23,8 @@ from hpccluster.errors import ClusterNotFound, CredentialError
 from hpccluster.protocol.messages import Role
 
 STATE_DIRECTORY_VARIABLE = "HPCCLUSTER_STATE_DIRECTORY"
+PLACES = "places"
+"""The file in the state directory that lists others, a path a line."""
 
 _SIZE_LIMIT = 64 * 1024
 _RETRY_INTERVAL = 0.5
@@ -59,6 +61,28 @@ def state_directory() -> Path:
 
         path = platformdirs.user_state_path("hpccluster")
     return private_directory(path)
+
+
+def known_directories() -> list[Path]:
+    """The state directories in which this user has, or had, clusters: the usual one first."""
+    usual = state_directory()
+    try:
+        lines = (usual / PLACES).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return [usual]
+    others = [Path(line) for line in lines if line.startswith("/")]
+    return list(dict.fromkeys([usual, *(place for place in others if place.is_dir())]))
+
+
+def remember_directory(path: Path) -> None:
+    """Have `known_directories` list this state directory, too (``state_directory=``). A help only: it never fails."""
+    with suppress(OSError, CredentialError):
+        usual = state_directory()
+        if path == usual or path in known_directories() or "\n" in str(path):
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(usual / PLACES, flags, 0o600), "w") as file:
+            file.write(f"{path}\n")
 
 
 def private_directory(path: Path) -> Path:
@@ -137,30 +161,31 @@ def read_connection_file(path: Path, role: Role, *, wait: float = 0.0) -> Connec
 def find_connection_file(where: str, role: Role, directory: Path | None = None) -> Path:
     """The connection file for ``role`` that ``where`` means: a path, a cluster's name, or an address.
 
-    ``directory`` is the state directory by default. Raises `ClusterNotFound` that lists the clusters there are, or
+    ``directory``: the one state directory that counts, all that are known by default. Raises `ClusterNotFound` that lists the clusters there are, or
     `CredentialError` where the cluster is known but has no file for that role.
     """
     if "://" not in where and (os.sep in where or where.endswith(".json")):
         path = Path(where).expanduser()
         return path / f"{role}.json" if path.is_dir() else path
-    directory = directory or state_directory()
-    clusters = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    places = known_directories() if directory is None else [directory]
+    clusters = sorted(path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir())
     if "://" in where:
-        names = [name for name in clusters if where.rstrip("/") in _addresses(directory / name)]
+        found = [path for path in clusters if where.rstrip("/") in _addresses(path)]
     else:
-        names = [name for name in clusters if name == where]
-    if not names:
-        known = ", ".join(clusters) or "none"
+        found = [path for path in clusters if path.name == where]
+    if not found:
+        known = ", ".join(path.name for path in clusters) or "none"
         fix = f"\n  fix: copy a file to here (hpccluster credentials export NAME --role {role}), and give its path"
         raise ClusterNotFound(
-            f"no cluster {where!r} is known in {directory}\n  known: {known}{fix if '://' in where else ''}"
+            f"no cluster {where!r} is known in {', '.join(map(str, places))}\n  known: {known}{fix if '://' in where else ''}"
         )
-    for name in names:
-        if (path := directory / name / f"{role}.json").exists():
+    for place in found:
+        if (path := place / f"{role}.json").exists():
             return path
+    name = found[0].name
     raise CredentialError(
-        f"cluster {names[0]} has no connection file for a {role} in {directory / names[0]}; has it ended?\n"
-        f"  fix: see hpccluster status {names[0]}; if it runs, hpccluster credentials export {names[0]} --role {role} there"
+        f"cluster {name} has no connection file for a {role} in {found[0]}; has it ended?\n"
+        f"  fix: see hpccluster status {name}; if it runs, hpccluster credentials export {name} --role {role} there"
     )
 
 

@@ -16,6 +16,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
 import time
 import uuid
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hpccluster.comm.connection_file import private_directory
+from hpccluster.comm.connection_file import private_directory, remember_directory
 from hpccluster.errors import ClusterNameTaken, ConfigError, Detail
 from hpccluster.ids import is_cluster_name
 
@@ -99,24 +100,27 @@ def _process_start_elsewhere(pid: int) -> str | None:
 
 
 def is_alive(record: HeadRecord) -> bool:
-    """Whether the head of this record may still run. Only what is *known* to be gone counts as gone.
+    """Whether the head of this record may still run. Only what is *known* to be gone counts as gone."""
+    return look_for_head(record) != "gone"
 
-    On another host that is known only where the host itself says that nobody listens at the head's address.
+
+def look_for_head(record: HeadRecord) -> Literal["there", "gone", "unknown"]:
+    """Whether the head of this record still runs.
+
+    On another host it is known to be gone only where the host itself says that nobody listens at the head's address.
     """
     if record.state == "ended":
-        return False
+        return "gone"
     if record.host == socket.gethostname():
-        return process_start(record.pid) == record.process_start
-    if not record.address:
-        return True
+        return "there" if process_start(record.pid) == record.process_start else "gone"
     host, _, port = record.address.partition("://")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
     except ConnectionRefusedError:
-        return False
+        return "gone"
     except (OSError, ValueError):
-        return True
-    return True
+        return "unknown"
+    return "there"
 
 
 def tell_end(record: HeadRecord | None, directory: Path, *, ending: str = "") -> str:
@@ -129,7 +133,7 @@ def tell_end(record: HeadRecord | None, directory: Path, *, ending: str = "") ->
     how = f", {ending}" if ending else ""
     return (
         f"the head of cluster {record.name!r} has died (process {record.pid} on {record.host}{how})\n"
-        f"its workers end by themselves; its log: {directory / HEAD_LOG}"
+        f"its workers end by themselves; what else it left: hpccluster cleanup; its log: {directory / HEAD_LOG}"
     )
 
 
@@ -153,6 +157,23 @@ def list_records(parent: Path) -> list[HeadRecord]:
 def job_file(directory: Path, job: str) -> Path:
     """Where the connection file of one job's workers lies."""
     return directory / JOB_FILES / f"{job}.json"
+
+
+def make_record(name: str, identity: str, *, backend: str, **more: Any) -> HeadRecord:
+    """The record of a cluster whose head this process is."""
+    start = process_start(os.getpid())
+    assert start is not None
+    return HeadRecord(
+        name=name,
+        id=identity,
+        backend=backend,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_start=start,
+        created=time.time(),
+        python=sys.executable,
+        **more,
+    )
 
 
 class ClusterDirectory:
@@ -180,6 +201,7 @@ class ClusterDirectory:
         path = parent / record.name
         is_fresh = not path.exists()
         private_directory(path)
+        remember_directory(parent)
         try:
             _take_record(path, record)
         except OSError as error:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import sys
 import time
 import uuid
 from contextlib import AsyncExitStack, suppress
@@ -29,7 +27,7 @@ from hpccluster.errors import HpcClusterError
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
 from hpccluster.head.credentials import Credentials
-from hpccluster.head.directory import ClusterDirectory, HeadRecord, ProgramRecord, process_start
+from hpccluster.head.directory import ClusterDirectory, ProgramRecord, make_record
 from hpccluster.head.lease import Lease
 from hpccluster.head.listening import choose_hosts
 from hpccluster.head.operations import Operations, parse_adapt
@@ -83,20 +81,8 @@ class Head:
 
     def claim(self) -> ClusterDirectory:
         """Take the cluster's name. Raises `ClusterError` or `ConfigError`."""
-        start = process_start(os.getpid())
-        assert start is not None
-        record = HeadRecord(
-            name=self.spec.name,
-            id=self.id,
-            backend=self.spec.backend,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            process_start=start,
-            created=time.time(),
-            detached=self.spec.detached,
-            python=sys.executable,
-            options=self.spec.options,
-        )
+        spec = self.spec
+        record = make_record(spec.name, self.id, backend=spec.backend, detached=spec.detached, options=spec.options)
         self.directory = ClusterDirectory.claim(
             Path(self.spec.state_directory) if self.spec.state_directory else state_directory(), record
         )

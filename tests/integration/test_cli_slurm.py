@@ -87,3 +87,16 @@ def test_the_demo_runs_on_slurm(site: Site) -> None:
     rows = json.loads(site.run("demo", "--backend", "slurm", "--json").stdout)["stations"]
     assert len(rows) == 8
     assert all(row["low"] < row["trend"] < row["high"] for row in rows)
+
+
+def test_what_a_killed_head_left_in_the_queue_is_cleaned_up(site: Site) -> None:
+    site.run("up", "-c", site.write("closed"), "--name", "gone")
+    assert len(site.slurm.job_ids()) == 2
+    head = json.loads(site.run("status", "gone", "--json").stdout)["pid"]
+    site.slurm.run_as_user(["kill", "-9", str(head)])
+    wait_until(lambda: json.loads(site.run("status", "gone", "--json").stdout)["state"] == "lost", "the lost cluster")
+    (found,) = json.loads(site.run("cleanup", "--json").stdout)["found"]
+    assert sorted(job["id"] for job in found["jobs"]) == sorted(site.slurm.job_ids())
+    assert "2 jobs verified gone, credentials removed" in site.run("cleanup", "--yes").stdout
+    assert not site.slurm.job_ids()
+    assert site.run("cleanup").stdout == "nothing is left behind\n"

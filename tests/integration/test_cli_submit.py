@@ -143,8 +143,11 @@ def test_a_head_that_was_killed_is_said_to_be_lost(commands: Commands) -> None:
     submit(commands, "--", sys.executable, "stays.py")
     os.kill(json.loads(commands.out("status", "sweep", "--json"))["pid"], signal.SIGKILL)
     wait_until(lambda: state_of(commands) == "lost", "the lost cluster")
-    for arguments in (["jobs", "sweep"], ["down", "sweep"], ["wait", "sweep"], ["logs", "-f", "sweep"]):
+    for arguments in (["jobs", "sweep"], ["wait", "sweep"], ["logs", "-f", "sweep"]):
         assert "has died" in commands.err(*arguments, code=5)
+    assert commands.out("down", "sweep") == "its head had died; put in order 'sweep': no jobs were left\n"
+    assert state_of(commands) == "killed"
+    assert "was stopped before its end: its head has died" in commands.err("wait", "sweep", code=5)
     (commands.directory / "end").touch()
     submit(commands, "--wait", "--", sys.executable, "program.py", "0")
 

@@ -87,13 +87,16 @@ class Commands:
                 process.kill()
             process.wait()
 
-    def at_terminal(self, *arguments: str, columns: int = 80, timeout: float = TIMEOUT) -> tuple[int, str]:
-        """Run at a terminal of that width: exit code, and all that was shown on it."""
+    def at_terminal(
+        self, *arguments: str, columns: int = 80, typed: str = "", timeout: float = TIMEOUT
+    ) -> tuple[int, str]:
+        """Run at a terminal of that width, on which something is typed: exit code, and all that was shown on it."""
         process, terminal = pty.fork()
         if process == 0:
             os.chdir(self.directory)
             os.execve(COMMAND[0], [*COMMAND, *arguments], self.variables())
         termios.tcsetwinsize(terminal, (24, columns))
+        os.write(terminal, typed.encode())
         shown = b""
         end = time.monotonic() + timeout
         while select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0]:

@@ -21,7 +21,7 @@ def test_every_verb_that_is_named_exists_and_every_verb_is_named() -> None:
     everything = cli_help.FIRST_SCREEN + cli_help._REST
     for verb in _VERBS:
         assert re.search(rf"\b{verb}\b", everything), verb
-    lines = cli_help.FIRST_SCREEN.splitlines()[2:12] + cli_help._REST.splitlines()[1:5]
+    lines = cli_help.FIRST_SCREEN.splitlines()[2:13] + cli_help._REST.splitlines()[1:5]
     named = {word for line in lines for word in re.findall(r"\b[a-z]+\b", line[8:].split("  ")[0])}
     assert named == set(_VERBS)
 

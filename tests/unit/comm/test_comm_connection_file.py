@@ -17,8 +17,10 @@ from hpccluster.comm.authority import Authority
 from hpccluster.comm.connection_file import (
     ConnectionFile,
     find_connection_file,
+    known_directories,
     private_directory,
     read_connection_file,
+    remember_directory,
     remove_connection_files,
     state_directory,
     write_connection_file,
@@ -221,3 +223,19 @@ def test_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("HPCCLUSTER_STATE_DIRECTORY")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
     assert state_directory() == tmp_path / "xdg" / "hpccluster"
+
+
+def test_other_state_directories_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPCCLUSTER_STATE_DIRECTORY", str(tmp_path / "usual"))
+    other, gone = tmp_path / "scratch", tmp_path / "gone"
+    other.mkdir()
+    for place in (other, gone, other, tmp_path / "usual"):
+        remember_directory(place)
+    assert known_directories() == [tmp_path / "usual", other]
+    assert (tmp_path / "usual" / "places").read_text() == f"{other}\n{gone}\n"
+    path = other / "calm-otter" / "client.json"
+    write_connection_file(path, connection_file(Role.CLIENT))
+    assert find_connection_file("calm-otter", Role.CLIENT) == path
+    monkeypatch.setenv("HPCCLUSTER_STATE_DIRECTORY", str(gone / "a-file"))
+    gone.write_text("")
+    remember_directory(other)  # no usual one: no help, and no failure

@@ -1,0 +1,179 @@
+"""`cleanup`: what clusters that are over have left behind is shown, and removed when that is wanted."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpccluster.cli.output import JSON, note, progress, say, write_facts, write_json
+from hpccluster.errors import CancelFailed, ConfigError
+from hpccluster.units import format_age, format_bytes, parse_duration
+
+if TYPE_CHECKING:
+    from hpccluster.cluster.leftovers import Kept, Leftover, Removal
+
+NAMES_SHOWN = 6
+
+
+@click.command("cleanup")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option("-y", "--yes", is_flag=True, help="Remove what is found, without asking.")
+@click.option(
+    "--older-than",
+    default="30d",
+    show_default=True,
+    metavar="TIME",
+    help="Directories (with logs) of clusters that ended so long ago go, too; 0 for all.",
+)
+@click.option(
+    "--gone", multiple=True, metavar="NAME", help="You know that the host of this cluster's head is gone for good."
+)
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for the batch system to confirm.")
+@JSON
+def cleanup_command(
+    names: tuple[str, ...], yes: bool, older_than: str, gone: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Find what clusters that are over left behind: jobs, credentials, directories. Shows it first.
+
+    Clusters that live, or may live, are left alone.
+    """
+    from hpccluster.cli.running import find_cluster
+    from hpccluster.cluster.leftovers import look, remove
+    from hpccluster.comm.connection_file import known_directories
+
+    try:
+        age = parse_duration(older_than)
+    except ValueError as error:
+        raise ConfigError(f"--older-than: {error}") from error
+    for name in (*names, *gone):
+        find_cluster(name)
+    only = {*names, *gone} if names else set()
+    with progress("looking"):
+        found, kept = look(known_directories(), older_than=age, only=only, gone=gone)
+    if not as_json:
+        _show(found, kept)
+    removed: list[Removal] = []
+    if found and (yes or (not as_json and _is_wanted())):
+        for leftover in found:
+            with progress(f"cleaning up {leftover.record.name!r}"):
+                removal = remove(leftover, timeout=timeout, gone=gone)
+            removed.append(removal)
+            if not as_json:
+                say(f"{leftover.record.name!r}: {_outcome(leftover, removal)}")
+    if as_json:
+        write_json(
+            {
+                "found": [_plain(it, removed[number] if removed else None) for number, it in enumerate(found)],
+                "kept": [
+                    {
+                        "name": it.record.name,
+                        "host": it.record.host,
+                        "alive": it.is_alive,
+                        "directory": str(it.directory),
+                    }
+                    for it in kept
+                ],
+                "removed": bool(removed),
+            }
+        )
+    left = sorted(name for removal in removed for name in removal.unconfirmed)
+    if left:
+        raise CancelFailed(
+            f"the batch system did not confirm the end of these jobs: {', '.join(left)}\ntry again: hpccluster cleanup"
+        )
+
+
+def _is_wanted() -> bool:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        note("nothing was changed; with --yes it is removed")
+        return False
+    if click.confirm("remove this?"):
+        return True
+    note("nothing was changed")
+    return False
+
+
+def _show(found: Sequence[Leftover], kept: Sequence[Kept]) -> None:
+    for it in found:
+        record = it.record
+        age = format_age(time.time() - (record.ended or record.created))
+        state = (
+            f"its head has died (process {record.pid} on {record.host}), started {age} ago"
+            if it.is_lost
+            else f"ended {age} ago"
+        )
+        say(f"{record.name!r}   {state}   {record.backend}")
+        files = f"{it.credentials} file{'' if it.credentials == 1 else 's'}" if it.credentials else ""
+        going = "goes" if it.is_old else "stays, with its logs"
+        write_facts(
+            {
+                "jobs": _jobs(it),
+                "credentials": files,
+                "directory": f"{it.directory}   ({format_bytes(it.size)}, {going})",
+            }
+        )
+    alive = [it.record.name for it in kept if it.is_alive]
+    if alive:
+        note(f"left alone, for {'it lives' if len(alive) == 1 else 'they live'}: {', '.join(alive)}")
+    for other in kept:
+        if not other.is_alive:
+            name = other.record.name
+            note(
+                f"left alone: {name}, for {other.record.host} does not tell whether its head lives; "
+                f"if you know that it does not: hpccluster cleanup --gone {name}"
+            )
+    if not found:
+        say("nothing is left behind")
+
+
+def _jobs(it: Leftover) -> str:
+    if it.problem:
+        return f"{_listed(sorted(it.names))}   (not known whether they are there: {it.problem})"
+    if not it.jobs:
+        return "none is queued or running any more" if it.names else ""
+    return f"{_listed([f'{name} ({job})' for name, job in sorted(it.jobs.items())])}   queued or running"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _outcome(it: Leftover, removal: Removal) -> str:
+    if removal.problem:
+        return removal.problem
+    parts = []
+    if it.names:
+        count = len(removal.gone)
+        parts.append(f"{count} job{'' if count == 1 else 's'} verified gone")
+    if removal.unconfirmed:
+        parts.append(f"not confirmed: {', '.join(sorted(removal.unconfirmed))}")
+    if it.credentials:
+        parts.append("credentials removed")
+    if removal.removed_directory:
+        parts.append("directory removed")
+    return ", ".join(parts) or "put in order"
+
+
+def _plain(it: Leftover, removal: Removal | None) -> dict[str, Any]:
+    return {
+        "name": it.record.name,
+        "id": it.record.id,
+        "backend": it.record.backend,
+        "directory": str(it.directory),
+        "host": it.record.host,
+        "lost": it.is_lost,
+        "ended": it.record.ended,
+        "jobs": [{"name": name, "id": it.jobs.get(name)} for name in sorted(it.names)],
+        "problem": it.problem if removal is None else removal.problem or it.problem,
+        "credentials": it.credentials,
+        "removes_directory": it.is_old,
+        "bytes": it.size,
+        "gone": None if removal is None else sorted(removal.gone),
+        "unconfirmed": None if removal is None else sorted(removal.unconfirmed),
+        "removed_directory": None if removal is None else removal.removed_directory,
+    }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpccluster.runtime.futures import as_completed as as_completed
     from hpccluster.runtime.futures import wait as wait
     from hpccluster_local.cluster import LocalCluster as LocalCluster
+    from hpccluster_pbs.cluster import PBSCluster as PBSCluster
     from hpccluster_slurm.cluster import SLURMCluster as SLURMCluster
     from hpccluster_ssh.cluster import SSHCluster as SSHCluster
 
@@ -29,6 +30,7 @@ _WHERE = {
     "Future": "hpccluster.runtime.futures",
     "HpcClusterError": "hpccluster.errors",
     "LocalCluster": "hpccluster_local.cluster",
+    "PBSCluster": "hpccluster_pbs.cluster",
     "SLURMCluster": "hpccluster_slurm.cluster",
     "SSHCluster": "hpccluster_ssh.cluster",
     "as_completed": "hpccluster.runtime.futures",
@@ -41,6 +43,7 @@ __all__ = [
     "Future",
     "HpcClusterError",
     "LocalCluster",
+    "PBSCluster",
     "SLURMCluster",
     "SSHCluster",
     "__version__",

@@ -16,6 +16,7 @@ GROUP = "hpccluster.backends"
 
 BUILT_IN = {
     "local": "hpccluster_local.plugin:PLUGIN",
+    "pbs": "hpccluster_pbs.plugin:PLUGIN",
     "slurm": "hpccluster_slurm.plugin:PLUGIN",
     "ssh": "hpccluster_ssh.plugin:PLUGIN",
 }

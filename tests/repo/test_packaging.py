@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOP = {"hpccluster", "hpccluster_local", "hpccluster_slurm", "hpccluster_ssh", "hpccluster_templates"}
+TOP = {"hpccluster", "hpccluster_local", "hpccluster_pbs", "hpccluster_slurm", "hpccluster_ssh", "hpccluster_templates"}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def test_the_wheel_holds_the_packages_templates_and_types(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == TOP
     for needed in (
         "hpccluster_templates/slurm.sh",
+        "hpccluster_templates/pbs.sh",
         "hpccluster_templates/local.sh",
         *(f"{top}/py.typed" for top in TOP),
     ):

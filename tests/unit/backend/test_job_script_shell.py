@@ -24,6 +24,8 @@ from hpccluster.errors import ConfigError
 from hpccluster.ids import JobName
 from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
+from hpccluster_pbs.backend import PBSBackend
+from hpccluster_pbs.options import PBSOptions
 from hpccluster_slurm.backend import SlurmBackend
 from hpccluster_slurm.options import SlurmOptions
 from hpccluster_ssh.backend import SSHBackend
@@ -31,9 +33,12 @@ from hpccluster_ssh.options import SSHOptions
 
 BACKENDS: dict[str, tuple[type[JobOptions], Any]] = {
     "slurm": (SlurmOptions, SlurmBackend),
+    "pbs": (PBSOptions, PBSBackend),
     "local": (LocalOptions, LocalBackend),
     "ssh": (SSHOptions, SSHBackend),
 }
+PREFIXES = {"slurm": "#SBATCH", "pbs": "#PBS"}
+"""What directives begin with."""
 BASE: dict[str, Any] = {"cores": 1, "memory": "1GiB", "python": "/bin/true"}
 OWN: dict[str, dict[str, Any]] = {"ssh": {"hosts": ["n1"]}}
 """What a backend cannot do without."""
@@ -44,6 +49,12 @@ FULL: dict[str, dict[str, Any]] = {
         "exclude": "n1", "requeue": True, "signal": "B:TERM@60", "walltime": 60, "env": {"A": "b'c", "N": 4},
         "job_script_prologue": ["module() { :; }", "module load x"], "job_script_epilogue": ["echo bye"],
         "job_extra_directives": ["--mail-type=END"], "worker_extra_args": ["a b", "it's"],
+    },
+    "pbs": BASE | {
+        "queue": "workq", "account": "a", "project": "p", "place": "excl", "requeue": False, "umask": "022", "gpus": 1,
+        "walltime": 60, "env": {"A": "b'c", "N": 4}, "job_script_prologue": ["module() { :; }", "module load x"],
+        "job_script_epilogue": ["echo bye"], "job_extra_directives": ["-m n"], "job_directives_skip": ["-k"],
+        "worker_extra_args": ["a b", "it's"],
     },
     "local": BASE | {
         "env": {"A": "b'c"}, "job_script_prologue": ["echo hi"], "job_script_epilogue": ["echo bye"],
@@ -134,7 +145,7 @@ HOSTILE = [
         ("EOF\n", "\nEOF"), ("{{ x }}", ""), ("{% if 1 %}", "{% endif %}"), ("${IFS}", ""), ("a=b ", ""), ("\x1b]", "\x07"),
     ]),
     "x\n#SBATCH --partition=evil", "x\r#SBATCH --partition=evil", "x --partition=evil", "x #SBATCH --partition=evil",
-    '" --partition=evil "', "--partition=evil", "-p evil", "x\u2028#SBATCH --partition=evil", "x\u0085y", "x\x0b\x0cy",
+    '" --partition=evil "', "--partition=evil", "-p evil", "x\n#PBS -q evil", "x\r#PBS -q evil", "x\u2028#SBATCH --partition=evil", "x\u0085y", "x\x0b\x0cy",
     "", " ", "'", '"', "\\", "\\\\", "`", "$", "$$", "~", "*", "?", "../../etc/passwd", "-", "--", "%j", "%x",
     "a" * 5000, "ü", "日本", "\ud800", "\x7f", "\t", "\x00", "\n", "\r", "'\\''", "{{ 7*7 }}", "{{ self }}", "{# x",
     "$(id>&2)", ">canary", "< /etc/passwd", "2>canary", "\x08", "()", "() { :;}; " + TOUCH,
@@ -146,6 +157,11 @@ FIELDS: dict[str, list[str]] = {
         "log_directory", "python", "shebang", "walltime", "memory", "job_memory", "death_timeout", "env", "env_name",
         "worker_extra_args", "job_extra_directives", "job_directives_skip", "cluster", "name", "comment", "logs",
         "working_directory",
+    ],
+    "pbs": [
+        "queue", "account", "project", "resource_spec", "place", "umask", "interface", "local_directory", "log_directory",
+        "python", "shebang", "walltime", "memory", "job_memory", "death_timeout", "env", "env_name", "worker_extra_args",
+        "job_extra_directives", "job_directives_skip", "cluster", "name", "comment", "logs", "working_directory",
     ],
     "local": [
         "interface", "local_directory", "python", "shebang", "env", "env_name", "worker_extra_args", "cluster", "name",
@@ -186,12 +202,14 @@ def render_hostile(kind: str, field: str, text: str) -> str | None:
         return None
 
 
-def directive_names(script: str) -> list[str]:
-    """The directives as sbatch reads them: lines up to the first command, told apart by newlines only."""
+def directive_names(kind: str, script: str) -> list[str]:
+    """The directives as they are read: lines up to the first command, told apart by newlines only."""
     names = []
     for line in script.split("\n")[1:]:
-        if line.startswith("#SBATCH"):
+        if line.startswith("#SBATCH") and kind == "slurm":
             names.append(line.split("=")[0])
+        elif line.startswith("#PBS") and kind == "pbs":
+            names.append(line.removeprefix("#PBS").split()[0])
         elif line.strip() and not line.startswith("#"):
             break
     return names
@@ -205,22 +223,24 @@ def expected_names(kind: str, field: str) -> Iterator[list[str]]:
         "job_memory": "1GB",
         "shebang": "#!/bin/sh",
         "working_directory": "/",
+        "resource_spec": "select=1",
+        "umask": "022",
     }
-    base = directive_names(render(kind, BASE))
+    base = directive_names(kind, render(kind, BASE))
     yield base
-    if kind == "slurm" and field not in LIST_FIELDS:
+    if kind in PREFIXES and field not in LIST_FIELDS:
         text = harmless.get(field, "harmless")
         script = render_hostile(kind, field, text)
         assert script is not None or field in ("memory", "death_timeout")
         if script is not None:
-            yield directive_names(script)
+            yield directive_names(kind, script)
     if field == "comment":
-        yield [name for name in base if name != "#SBATCH --comment"]
+        yield [name for name in base if name not in ("#SBATCH --comment", "-v")]
 
 
 def assert_directives_unchanged(kind: str, field: str, script: str) -> None:
-    if kind == "slurm" and field not in ("job_extra_directives", "job_directives_skip"):
-        assert directive_names(script) in list(expected_names(kind, field))
+    if kind in PREFIXES and field not in ("job_extra_directives", "job_directives_skip"):
+        assert directive_names(kind, script) in list(expected_names(kind, field))
     assert "\r" not in script
     assert "\0" not in script
 

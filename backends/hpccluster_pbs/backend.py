@@ -1,0 +1,228 @@
+"""The PBS backend: the commands of this host (or of the host that a runner reaches)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
+from hpccluster.backend.batch import QUERY_TIMEOUT, BatchBackend
+from hpccluster.backend.refusal import refusal_of
+from hpccluster.backend.runner import Runner
+from hpccluster.errors import (
+    BackendError,
+    BackendUnavailable,
+    CancelFailed,
+    CommandFailed,
+    LogsUnavailable,
+    PollFailed,
+    SubmitRefused,
+)
+from hpccluster.ids import JobId, JobName
+from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster_pbs.dialect import Answer, PBSDialect, flavour_of
+from hpccluster_pbs.options import PBSOptions
+
+FORCE_AFTER = 15.0
+"""Seconds after which a cancel is repeated by force. PBS itself kills what ignores TERM after ten."""
+FORCE_UNREACHED_AFTER = 4.0
+"""The same where PBS has said that it cannot reach the job's node."""
+
+_ATTEMPTS = 6
+"""Ways of asking that are tried: each teaches one thing at most."""
+
+
+class PBSBackend(BatchBackend[PBSOptions]):
+    """Jobs in the queues of OpenPBS, PBS Pro or Torque."""
+
+    dialect: PBSDialect
+    poll_interval = 15.0
+    force_after = FORCE_AFTER
+    force_unreached_after = FORCE_UNREACHED_AFTER
+
+    def __init__(self, options: PBSOptions, runner: Runner | None = None) -> None:
+        known = options.dialect
+        super().__init__(options, PBSDialect.of("openpbs" if known == "auto" else known), runner)
+        self._is_known = known != "auto"
+        self._user = ""
+        self._asked: dict[JobId, float] = {}
+        """When we asked for the end of a job."""
+        self._unreached: set[JobId] = set()
+        """Jobs on nodes that PBS could not reach when we asked."""
+
+    async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
+        await self._learn()
+        return await super().submit(spec, credential)
+
+    async def _learn(self) -> None:
+        """Ask the commands what they are, once. Raises `BackendUnavailable`, `CommandFailed`."""
+        if self._is_known:
+            return
+        result = await self.runner.run(("qstat", "--version"), timeout=QUERY_TIMEOUT)
+        flavour = flavour_of(result)
+        if flavour is None:
+            said = (result.stdout + result.stderr).strip() or f"exit code {result.returncode}"
+            raise BackendUnavailable(
+                f"qstat --version says neither OpenPBS nor Torque, but: {said[:500]}\n"
+                "Is PBS set up on this host? If these are its commands, say dialect='openpbs' or dialect='torque'",
+                code="HPC-BACKEND-DIALECT",
+                details={"said": said[:500]},
+            )
+        self.dialect, self._is_known = PBSDialect.of(flavour), True
+
+    async def refusal(self, error: BackendError) -> BackendError:
+        """Adds the queues to the refusal of one, with the nearest as a suggestion."""
+        if not isinstance(error, SubmitRefused) or error.code != "HPC-SUBMIT-QUEUE":
+            return error
+        refusal = refusal_of(error)
+        try:
+            result = await self.runner.run(
+                ("qstat", "-Q", "-f"), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
+            )
+        except BackendError:
+            return error  # a help only: the refusal itself is what matters
+        blocks = re.split(r"^Queue:\s*", result.stdout, flags=re.MULTILINE)[1:]
+        queues = [block.split(maxsplit=1)[0] for block in blocks if re.search(r"\benabled = True\b", block)]
+        if refusal is None or result.returncode != 0 or not queues:
+            return error
+        return refusal.with_choices("queues", queues).error()
+
+    # ------------------------------------------------------------------------------------------------------------ poll
+
+    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        if not ids:
+            return {}
+        statuses = (await self._ask(ids)).statuses
+        return {job: self._as_cancelled(status) for job, status in statuses.items()}
+
+    async def _ask(self, ids: Collection[JobId]) -> Answer:
+        """One qstat; and another one where the first has taught how to ask better."""
+        try:
+            await self._learn()
+        except BackendError as error:
+            raise PollFailed(str(error), code=error.code, details=error.details) from error
+        for _ in range(_ATTEMPTS):
+            answer = self.dialect.read(await self._query(self.dialect.poll_command(ids)), ids)
+            if answer.better is None:
+                return answer
+            self.dialect = answer.better
+        raise PollFailed("qstat answers in no form that can be read", code="HPC-POLL-FAILED")
+
+    def _as_cancelled(self, status: JobStatus) -> JobStatus:
+        """A job that we have cancelled is CANCELLED, also where PBS says that it failed: one that had only just begun gets
+        no TERM and is killed, Torque knows signals only."""
+        was_killed = status.signal is not None or (status.exit_code is None and status.state is JobState.FAILED)
+        if status.id in self._asked and status.state is JobState.FAILED and was_killed:
+            return replace(status, state=JobState.CANCELLED)
+        return status
+
+    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
+        if not names:
+            return {}
+        wanted = set(names)
+        statuses = await self._live()
+        return {
+            JobName(status.name): status.id
+            for status in statuses
+            if status.name in wanted and (status.state.is_live or status.state is JobState.UNKNOWN)
+        }
+
+    async def _live(self) -> list[JobStatus]:
+        """This user's jobs that wait or run."""
+        try:
+            await self._learn()
+            user = await self._user_name()
+        except BackendError as error:
+            raise PollFailed(str(error), code=error.code, details=error.details) from error
+        try:
+            selected = await self.runner.run(
+                self.dialect.select_command(user), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
+            )
+        except BackendUnavailable:
+            return await self._all_live(user)
+        except CommandFailed as error:
+            raise PollFailed(str(error), code=error.code, details=error.details) from error
+        ids = self.dialect.parse_select(selected)
+        return list((await self._ask(ids)).statuses.values()) if ids else []
+
+    async def _all_live(self, user: str) -> list[JobStatus]:
+        """The same where there is no qselect: from everybody's jobs."""
+        result = await self._query(self.dialect.find_command(()))
+        ids = [status.id for status in self.dialect.parse_poll(result)]
+        answer = self.dialect.read(result, ids)
+        return [status for job, status in answer.statuses.items() if answer.owners[job] in (user, "")]
+
+    async def _user_name(self) -> str:
+        """Whose jobs are looked for: the user that the runner's commands run as."""
+        if not self._user:
+            result = await self.runner.run(("id", "-un"), timeout=QUERY_TIMEOUT)
+            if result.returncode != 0 or not result.stdout.strip():
+                raise CommandFailed(f"id -un failed: {result.stderr.strip()}", code="HPC-COMMAND-FAILED")
+            self._user = result.stdout.strip()
+        return self._user
+
+    # ---------------------------------------------------------------------------------------------------------- cancel
+
+    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
+        for job in ids:
+            self.dialect.check_id(job)
+        if not ids:
+            return CancelReport()
+        try:
+            await self._learn()
+        except CommandFailed as error:
+            raise CancelFailed(str(error), code="HPC-CANCEL-UNVERIFIED", details=error.details) from error
+        # The first time plainly; not again, because each repeated TERM puts off PBS's own KILL; by force after a while.
+        now = time.monotonic()
+        fresh = {job for job in ids if job not in self._asked}
+        overdue = {job for job in ids if job not in fresh and now >= self._asked[job] + self._patience(job)}
+        problems = [await self._delete(fresh, force=False), await self._delete(overdue, force=True)]
+        problem = "\n".join(filter(None, problems))
+        try:
+            seen = await self.poll(ids)
+        except PollFailed as error:
+            raise CancelFailed(
+                f"it is not known whether {len(ids)} jobs are cancelled: {problem or error}",
+                code="HPC-CANCEL-UNVERIFIED",
+            ) from error
+        gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
+        return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
+
+    async def _delete(self, ids: Collection[JobId], *, force: bool) -> str:
+        """Ask for the end of these jobs; what went wrong."""
+        if not ids:
+            return ""
+        try:
+            result = await self.runner.run(
+                self.dialect.cancel_command(ids, force=force),
+                environment=self.dialect.query_environment(),
+                timeout=QUERY_TIMEOUT,
+            )
+        except CommandFailed as error:
+            return str(error)  # it may have worked all the same: what counts is what the poll says
+        problem = self.dialect.cancel_problem(result)
+        if not self.dialect.is_unanswered(result):
+            self._asked |= dict.fromkeys(ids, time.monotonic())
+            self._unreached |= {job for job in ids if self.dialect.is_unreached(result, job)}
+        return problem
+
+    def _patience(self, job: JobId) -> float:
+        return self.force_unreached_after if job in self._unreached else self.force_after
+
+    # ------------------------------------------------------------------------------------------------------------ logs
+
+    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
+        """Also what PBS itself delivers, where it keeps the output until the job's end (Torque)."""
+        try:
+            delivered = await self.runner.read_tail(f"{log_path}.pbs", tail) if log_path else ""
+        except (FileNotFoundError, LogsUnavailable):
+            delivered = ""
+        if not delivered:
+            return await super().logs(job, log_path, tail)
+        try:
+            written = await self.runner.read_tail(log_path, tail)
+        except FileNotFoundError:
+            written = ""
+        lines = (written + delivered).splitlines(keepends=True)
+        return "".join(lines if tail is None else lines[-tail:] if tail > 0 else [])

@@ -17,6 +17,7 @@ import os
 import pwd
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -79,6 +80,8 @@ class FakePBS(FakeSystem[PBSJob]):
     queues: Mapping[str, str] = field(
         default_factory=lambda: {"workq": "open", "long": "open", "stopped": "not started", "disabled": "not enabled"}
     )
+    node: str = field(default_factory=socket.gethostname)
+    """What the execution host is called."""
     history: bool = True
     """Whether ended jobs are remembered (``job_history_enable``, or Torque's ``keep_completed``)."""
     forms: tuple[str, ...] = ("dsv", "json")
@@ -268,7 +271,7 @@ class FakePBS(FakeSystem[PBSJob]):
                 env=self._job_environment(job, home), cwd=home, umask=int(job.submission.umask, 8), start_new_session=True,
             )  # fmt: skip
         job.state, job.substate, job.has_run = "R", 42, True
-        job.comment = "Job run at Tue Nov 24 at 06:21 on (n1:ncpus=1)" if self.flavour == "openpbs" else ""
+        job.comment = f"Job run at Tue Nov 24 at 06:21 on ({self.node}:ncpus=1)" if self.flavour == "openpbs" else ""
         self._watch(job, process)
         if (walltime := job.submission.walltime) is not None:
             job.timer = threading.Timer(walltime, self._end_of_walltime, args=(job, walltime))
@@ -351,7 +354,7 @@ class FakePBS(FakeSystem[PBSJob]):
             "queue": job.queue,
             "server": self.server,
             "ctime": time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime()),
-            "exec_host": "n1/0" if job.has_run else "",
+            "exec_host": f"{self.node}/0" if job.has_run else "",
             "Hold_Types": job.hold_types,
             "Join_Path": submission.options.get("j", "n"),
             "Keep_Files": submission.options.get("k", "n"),

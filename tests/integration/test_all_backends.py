@@ -5,6 +5,7 @@ Slurm and SSH are real ones; PBS is its fake commands (a real OpenPBS is in no d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -12,23 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from support.sites import LocalSite, Site, SlurmSite
+from hpccluster.testing.fake_pbs import FakePBS
+from support.sites import LocalSite, PBSSite, Site, SlurmSite
 
 pytestmark = pytest.mark.timeout(150)
 
-SITES = ["local", pytest.param("slurm", marks=pytest.mark.slurm)]
+SITES = ["local", "pbs", pytest.param("slurm", marks=pytest.mark.slurm)]
 
 
 @pytest.fixture(params=SITES)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """Each site, empty; afterwards it must be empty again."""
-    found: Site
-    if request.param == "slurm":
-        found = SlurmSite(request.getfixturevalue("slurm"))
-    else:
-        found = LocalSite(tmp_path)
-    yield found
-    found.wait_until_empty()
+    with contextlib.ExitStack() as stack:
+        found: Site
+        match request.param:
+            case "slurm":
+                found = SlurmSite(request.getfixturevalue("slurm"))
+            case "pbs":
+                found = PBSSite(stack.enter_context(FakePBS()), tmp_path)
+            case _:
+                found = LocalSite(tmp_path)
+        yield found
+        found.wait_until_empty()
 
 
 def test_jobs_do_work_tell_their_logs_and_leave_nothing(site: Site) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hpccluster.testing.fake_pbs import FakePBS
 from support.cluster_processes import VARIABLE, processes_of
 from support.deadline import wait_until
 from support.private_slurm import PrivateSlurm
@@ -137,6 +138,32 @@ class SlurmSite(Site):
 
     def left(self) -> list[str]:
         return queue_of(self.slurm) + processes(self.slurm)
+
+
+class PBSSite(Site):
+    """The fake commands of a PBS: jobs are processes of this machine, in an environment of their own."""
+
+    backend = "pbs"
+    is_real = False
+    end_job = 'subprocess.run(["qdel", job.id], check=True)'
+
+    def __init__(self, pbs: FakePBS, directory: Path) -> None:
+        self.pbs = pbs
+        self.state = directory / "state"
+        self.directory = directory
+        self.options = {"cores": 1, "memory": "400MB", "walltime": "10min"}
+        self.refused, self.refusal = {"queue": "wrokq"}, "Unknown queue"
+        self.pending, self.why_pending = {"queue": "stopped"}, "Not Running: Queue not started."
+
+    def start(self, body: str) -> subprocess.Popen[str]:
+        return popen([sys.executable, "-c", self.program(body)], self.directory, self.environment())
+
+    def environment(self) -> dict[str, str]:
+        return self.pbs.environment(**{VARIABLE: str(self.state)})
+
+    def left(self) -> list[str]:
+        jobs = [f"{job.id} {job.state}" for job in list(self.pbs.jobs.values()) if not job.is_over]
+        return jobs + list(processes_of(self.state).values())
 
 
 def popen(argv: list[str], directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -13,8 +13,8 @@ def preview_script(resolved: ResolvedCluster) -> str:
     from hpccluster.backend.batch import build_options, job_comment, log_directory, make_job_spec, resources_of
     from hpccluster.backend.registry import get_plugin
     from hpccluster.cluster.describe import parent_directory
-    from hpccluster.engine.native import NativeEngine
     from hpccluster.head.directory import job_file
+    from hpccluster.head.engines import NATIVE, make_engine
     from hpccluster.ids import make_job_name
     from hpccluster.runtime.scheduler import Scheduler
 
@@ -27,7 +27,11 @@ def preview_script(resolved: ResolvedCluster) -> str:
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
     backend = plugin.make_backend(options)
     is_shared = backend.credential_way == "shared"
-    engine = NativeEngine(scheduler, connection_file=(lambda job: str(job_file(directory, job))) if is_shared else None)
+    engine = make_engine(
+        resolved.settings.get("engine", NATIVE),
+        scheduler,
+        connection_file=(lambda job: str(job_file(directory, job))) if is_shared else None,
+    )
     job = make_job_name(name, 0)
     arguments = engine.worker_command(
         job=job, processes=resources.processes, threads=resources.threads, memory=resources.memory

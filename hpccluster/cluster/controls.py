@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from hpccluster.cluster.views import Jobs, Logs, Workers
     from hpccluster.fleet.values import Plan
     from hpccluster.head.directory import HeadRecord
+
+
+class Status(str):
+    """A word that also equals the member of that value of an enumeration: dask's clients compare it with theirs."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other.value if isinstance(other, Enum) else other)
 
 
 class ClusterControls:
@@ -55,13 +66,35 @@ class ClusterControls:
 
     @property
     def scheduler_address(self) -> str:
-        """Where its head listens: ``tls://host:port``."""
+        """Where its scheduler listens, ``tls://host:port``: the head's own, or that of another engine."""
         return self._address
 
     @property
+    def engine(self) -> str:
+        """What runs tasks on the workers: ``native`` or ``dask``."""
+        return str(self._ask("info")["engine"])
+
+    @property
     def dashboard_link(self) -> str | None:
-        """None: there is no dashboard yet."""
-        return None
+        """The address of the engine's own dashboard; None where it has none."""
+        link = self._ask("info")["dashboard"]
+        return None if link is None else str(link)
+
+    @property
+    def security(self) -> Any:
+        """What `dask.distributed.Client` needs to be let in, of a cluster whose engine is dask.
+
+        Raises `ConfigError` for any other: it is no scheduler of dask's.
+        """
+        from hpccluster.cluster import dask_client
+
+        return dask_client.security(self.connection_file)
+
+    def get_client(self) -> Any:
+        """A new client of this cluster: ours, or dask's where dask is its engine."""
+        from hpccluster.cluster import dask_client
+
+        return dask_client.get_client(self, self.engine)
 
     @property
     def connection_file(self) -> Path:
@@ -81,6 +114,9 @@ class ClusterControls:
     @property
     def status(self) -> str:
         """``running``, ``closing``, ``closed``, ``lost`` where its head has died, or ``unreachable``."""
+        return Status(self._find_status())
+
+    def _find_status(self) -> str:
         if self.is_closed:
             return "lost" if not self._closed and self._has_died() else "closed"
         try:

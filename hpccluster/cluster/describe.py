@@ -19,6 +19,7 @@ from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import ResolvedCluster, load_config
 from hpccluster.errors import ClusterNameTaken, ClusterNotFound, ConfigError
 from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record, tell_end
+from hpccluster.head.engines import NATIVE, check_engine
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
 from hpccluster.ids import make_cluster_name
 from hpccluster.units import parse_bytes, parse_duration
@@ -76,11 +77,14 @@ def make_spec(
 ) -> HeadSpec:
     """The specification of a head for this description. A cluster without a name gets one that a person can say."""
     settings = resolved.settings
+    engine = settings.get("engine", NATIVE)
+    check_engine(engine)
     parent = parent_directory(settings.get("state_directory"))
     return HeadSpec(
         name=settings.get("name") or _free_name(parent),
         backend=resolved.backend,
         options=resolved.options,
+        engine=engine,
         protocol=settings.get("protocol", "tls"),
         host=settings.get("host", ""),
         interface=resolved.options.get("interface") or "",

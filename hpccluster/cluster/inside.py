@@ -20,9 +20,10 @@ import msgspec
 from hpccluster.backend.base import Backend, CredentialWay
 from hpccluster.comm.connection_file import ConnectionFile
 from hpccluster.comm.tls import Security
-from hpccluster.errors import HpcClusterError, SubmitRefused
+from hpccluster.errors import ConfigError, HpcClusterError, SubmitRefused
 from hpccluster.fleet.values import CloseReport
 from hpccluster.head.backing import make_backend
+from hpccluster.head.engines import NATIVE
 from hpccluster.head.server import Head
 from hpccluster.head.spec import HeadReady, HeadSpec
 from hpccluster.ids import JobId, JobName
@@ -115,6 +116,8 @@ class InsideHead:
 
     def __init__(self, spec: HeadSpec) -> None:
         """Raises what `Head.start` raises; nothing is left then."""
+        if spec.engine != NATIVE:
+            raise ConfigError(f"processes=False is for the engine {NATIVE}; leave it out for engine={spec.engine!r}")
         self.ready: HeadReady
         self._head: Head
         sync.run(self._start(spec))

@@ -35,6 +35,10 @@ ANSWER_TIME = 5.0
 _log = logging.getLogger("hpccluster.cluster")
 
 
+class SchedulerElsewhere(ClusterError, AttributeError):
+    """There is no scheduler in this process: `hasattr` says so, too, which is how dask's client asks."""
+
+
 class ClusterManager(ClusterControls):
     """A running cluster. Made by a subclass, by `from_config`, `from_file`, or, for a running one, by `attach`.
 
@@ -166,11 +170,11 @@ class ClusterManager(ClusterControls):
     def scheduler(self) -> Scheduler:
         """The scheduler itself, of a cluster inside this process (``LocalCluster(processes=False)``): to look into.
 
-        Raises `ClusterError` for any other, whose scheduler lives in the process of its head.
+        Raises `SchedulerElsewhere` for any other, whose scheduler lives in the process of its head.
         """
         scheduler = getattr(self._head, "scheduler", None)
         if scheduler is None:
-            raise ClusterError(
+            raise SchedulerElsewhere(
                 "the scheduler runs in the head's process; LocalCluster(processes=False) has it in this one"
             )
         return cast("Scheduler", scheduler)

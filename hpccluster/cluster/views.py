@@ -104,6 +104,8 @@ def format_summary(kind: str, info: Mapping[str, Any]) -> str:
         parts.append(f"memory {format_bytes(info['memory'])}")
     if waiting := info.get("jobs", {}).get("PENDING"):
         parts.append(f"jobs pending {waiting}")
+    if link := info.get("dashboard"):
+        parts.append(f"dashboard {link}")
     return "  ".join(parts)
 
 

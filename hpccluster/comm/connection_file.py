@@ -43,6 +43,10 @@ class ConnectionFile:
     ca: str = ""
     certificate: str = ""
     key: str = field(default="", repr=False)
+    engine: str = "native"
+    """What runs tasks on the workers."""
+    engine_addresses: tuple[str, ...] = ()
+    """Where the scheduler of an engine that is not ours listens; ``addresses`` are the head's all the same."""
     created: datetime
     expires: datetime
     path: str = ""
@@ -275,7 +279,8 @@ def _addresses(directory: Path) -> set[str]:
     """The addresses of a cluster, by whichever of its files can be read."""
     for role in Role:
         try:
-            return set(_read_once(directory / f"{role}.json", role).addresses)
+            file = _read_once(directory / f"{role}.json", role)
+            return {*file.addresses, *file.engine_addresses}
         except CredentialError:
             continue
     return set()

@@ -101,6 +101,10 @@ class ClusterOptions:
     protocol: Annotated[
         Literal["tls", "tcp"] | None, Meta(description="tls, or tcp for a network without secrets.")
     ] = None
+    engine: Annotated[
+        Literal["native", "dask"] | None,
+        Meta(description="What runs tasks on the workers: native, or dask (needs hpccluster[dask])."),
+    ] = None
     state_directory: Annotated[str | None, Meta(description="The parent of the cluster's directory.")] = None
     linger: Annotated[Duration | None, Meta(description="How long the cluster outlives its owner.")] = None
 

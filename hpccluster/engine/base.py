@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -51,10 +51,15 @@ class EngineEvents:
     worker_joined: Callable[[WorkerInfo], None]
     worker_left: Callable[[WorkerInfo, str], None]
     """The worker and why it left."""
+    admits_job: Callable[[str], bool]
+    """Whether the workers of the job of that name may join."""
 
 
 class Engine(ABC):
     """Runs tasks on workers."""
+
+    dashboard_link: str | None = None
+    """Where its own dashboard is, once it has started; None where it has none."""
 
     @abstractmethod
     async def start(self, events: EngineEvents) -> str:
@@ -80,6 +85,10 @@ class Engine(ABC):
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
         """The workers that are connected now."""
+
+    def environment(self) -> Mapping[str, str]:
+        """What a program beside the head needs in its environment to find the engine, once that has started."""
+        return {}
 
     @abstractmethod
     def load(self) -> Load:

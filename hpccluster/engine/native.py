@@ -11,7 +11,7 @@ from hpccluster.state.scheduler.records import WorkerRecord
 
 
 class NativeEngine(Engine):
-    """Runs tasks with our own scheduler, which lives in this process.
+    """Runs tasks with our own scheduler, which lives in this process and has been started: the head answers there, too.
 
     ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it; None where the
     job itself tells its workers. ``worker_arguments``: more arguments for ``python -m hpccluster.runtime worker``.
@@ -33,7 +33,7 @@ class NativeEngine(Engine):
     async def start(self, events: EngineEvents) -> str:
         self._events = events
         self.scheduler.on_worker = self._changed
-        await self.scheduler.start()
+        self.scheduler.admits_job = events.admits_job
         return self.scheduler.address
 
     def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:

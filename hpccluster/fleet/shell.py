@@ -72,7 +72,7 @@ class Fleet:
         first_number: int | None = None,
         validate: bool = False,
     ) -> None:
-        self.events = EngineEvents(self._worker_joined, self._worker_left)
+        self.events = EngineEvents(self._worker_joined, self._worker_left, self.admits)
         self._backend = backend
         self._engine = engine
         self._resources = resources

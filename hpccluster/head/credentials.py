@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpccluster.comm.connection_file import ConnectionFile, write_connection_file
 from hpccluster.comm.tls import Security
@@ -31,7 +31,7 @@ class Credentials:
         self._cluster = cluster
         self._directory = directory
         self._authority: Authority | None = None
-        self._addresses: tuple[str, ...] = ()
+        self._where: dict[str, Any] = {"addresses": ()}
         self.security: Security | None = None
         """The scheduler's own."""
         if plain:
@@ -48,16 +48,21 @@ class Credentials:
             cluster=cluster,
         )
 
-    def write_roles(self, addresses: tuple[str, ...]) -> None:
-        """Write the files for clients and for workers by hand. ``addresses``: where the scheduler listens."""
-        self._addresses = addresses
+    def write_roles(
+        self, addresses: tuple[str, ...], *, engine: str = "native", engine_addresses: tuple[str, ...] = ()
+    ) -> None:
+        """Write the files for clients and for workers by hand. ``addresses``: where the head listens.
+
+        ``engine_addresses``: where the scheduler of an ``engine`` that is not ours listens.
+        """
+        self._where = {"addresses": addresses, "engine": engine, "engine_addresses": engine_addresses}
         for role, path in ((Role.CLIENT, self._directory.client_file), (Role.WORKER, self._directory.worker_file)):
-            write_connection_file(path, self._make(role, role.value))
+            write_connection_file(path, self.make(role, role.value))
 
     def write_job(self, job: str) -> Path:
         """Write the file for the workers of one job; its path."""
         path = self._directory.job_file(job)
-        write_connection_file(path, self._make(Role.WORKER, job))
+        write_connection_file(path, self.make(Role.WORKER, job))
         return path
 
     def remove_jobs(self, is_over: Callable[[str], bool]) -> None:
@@ -66,7 +71,8 @@ class Credentials:
             if is_over(path.stem):
                 path.unlink(missing_ok=True)
 
-    def _make(self, role: Role, token: str) -> ConnectionFile:
+    def make(self, role: Role, token: str) -> ConnectionFile:
+        """A new credential, written nowhere. ``token``: whose it is, a job's name or the role."""
         created = datetime.now(UTC)
         name = self._directory.record.name
         if self._authority is None:
@@ -74,7 +80,7 @@ class Credentials:
                 cluster=self._cluster,
                 name=name,
                 role=role,
-                addresses=self._addresses,
+                **self._where,
                 created=created,
                 expires=created + PLAIN_LIFETIME,
             )
@@ -83,7 +89,7 @@ class Credentials:
             cluster=self._cluster,
             name=name,
             role=role,
-            addresses=self._addresses,
+            **self._where,
             ca=self._authority.ca_pem,
             certificate=issued.certificate_pem,
             key=issued.key_pem,

@@ -224,6 +224,11 @@ class ClusterDirectory:
     def worker_file(self) -> Path:
         return self.path / WORKER_FILE
 
+    @property
+    def credentials(self) -> Path:
+        """Where the credentials lie that are not for one role: those of jobs, and what an engine needs."""
+        return self.path / JOB_FILES
+
     def job_file(self, job: str) -> Path:
         """The connection file of one job's workers."""
         return job_file(self.path, job)
@@ -248,7 +253,7 @@ class ClusterDirectory:
 
     def remove_credentials(self) -> None:
         """Remove the connection files. Idempotent."""
-        for file in (self.client_file, self.worker_file, *self.job_files()):
+        for file in (self.client_file, self.worker_file, *self.job_files(), *self.credentials.glob("*.pem")):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self.path / JOB_FILES).rmdir()

@@ -109,6 +109,8 @@ class Operations:
             "id": head.id,
             "address": head.address,
             "backend": head.spec.backend,
+            "engine": head.spec.engine,
+            "dashboard": head.engine.dashboard_link,
             "state": head.directory.record.state,
             "workers": len(workers),
             "expected_workers": head.fleet.requested,

@@ -31,15 +31,16 @@ class Program:
         *,
         directory: str,
         environment: Mapping[str, str] | None,
+        more: Mapping[str, str] | None = None,
         connection_file: Path,
         log: Path,
     ) -> Program:
-        """Run the command; its output goes to ``log``.
+        """Run the command; its output goes to ``log``. ``more``: what the engine adds to the environment.
 
         Raises `ClusterError` where it cannot be run: nothing is left running then.
         """
         variables = dict(os.environ if environment is None else environment)
-        variables[CLUSTER_VARIABLE] = str(connection_file)
+        variables |= {**(more or {}), CLUSTER_VARIABLE: str(connection_file)}
         # What a program prints should be in its log when it dies, not in a buffer of the dead.
         variables.setdefault("PYTHONUNBUFFERED", "1")
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -22,12 +22,13 @@ import msgspec
 from hpccluster.backend.base import Backend
 from hpccluster.backend.batch import JobOptions, job_comment, log_directory, make_job_spec, resources_of
 from hpccluster.comm.connection_file import state_directory
-from hpccluster.engine.native import NativeEngine
+from hpccluster.engine.base import Engine
 from hpccluster.errors import HpcClusterError
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
 from hpccluster.head.credentials import Credentials
 from hpccluster.head.directory import ClusterDirectory, ProgramRecord, make_record
+from hpccluster.head.engines import control_port, make_engine
 from hpccluster.head.lease import Lease
 from hpccluster.head.listening import choose_hosts
 from hpccluster.head.operations import Operations, parse_adapt
@@ -63,9 +64,10 @@ class Head:
         self.directory: ClusterDirectory
         self.credentials: Credentials
         self.scheduler: Scheduler
-        self.engine: NativeEngine
+        self.engine: Engine
         self.fleet: Fleet
         self.address = ""
+        """Of the scheduler of the engine: that is the head's own where the engine is ours."""
         self.program: Program | None = None
         self.program_over = asyncio.Event()
         self._ending = asyncio.Event()
@@ -124,14 +126,21 @@ class Head:
             cluster_name=self.spec.name,
             security=self.credentials.security,
             host=listening,
-            port=self.spec.port,
+            port=control_port(self.spec.engine, self.spec.port),
             contact_host=contact,
             validate=validate,
         )
         is_shared = self.backend.credential_way == "shared"
-        self.engine = NativeEngine(
+        self.engine = make_engine(
+            self.spec.engine,
             self.scheduler,
             connection_file=(lambda job: str(self.directory.job_file(job))) if is_shared else None,
+            credential=lambda role: self.credentials.make(role, role.value),
+            directory=self.directory.credentials,
+            host=listening,
+            port=self.spec.port,
+            contact_host=contact,
+            on_end=self.request_end,
         )
         self.fleet = Fleet(
             backend=self.backend,
@@ -144,11 +153,15 @@ class Head:
             make_credential=self._credential,
             validate=validate,
         )
-        self.scheduler.admits_job = self.fleet.admits
         Operations(self).register(self.scheduler.add_operation)
+        undo.push_async_callback(self.scheduler.close, "the cluster could not start")
+        await self.scheduler.start()
         undo.push_async_callback(self.engine.stop, "the cluster could not start")
         self.address = await self.engine.start(self.fleet.events)
-        self.credentials.write_roles(self.scheduler.addresses)
+        own = self.scheduler.addresses
+        self.credentials.write_roles(
+            own, engine=self.spec.engine, engine_addresses=() if self.address in own else (self.address,)
+        )
         await self.fleet.start()
         undo.push_async_callback(self.fleet.close, self._limit)
         plan = None if self.spec.scale is None else await self.fleet.scale(**self.spec.scale.arguments())
@@ -159,6 +172,7 @@ class Head:
                 self.spec.program,
                 directory=self.spec.program_directory,
                 environment=self.spec.program_environment,
+                more=self.engine.environment(),
                 connection_file=self.directory.client_file,
                 log=self.directory.program_log,
             )
@@ -266,6 +280,7 @@ class Head:
         """Everything but the jobs, which are gone or are known not to be."""
         self.lease.end()
         await self.engine.stop(self._reason)
+        await self.scheduler.close(self._reason)
         self.directory.remove_credentials()
         left = tuple(report.unconfirmed)
         if left:

@@ -53,6 +53,8 @@ class HeadSpec:
     backend: str
     options: dict[str, Any] = field(default_factory=dict)
     """Of the backend, already checked by whoever wrote this; the head converts them once more, strictly."""
+    engine: str = "native"
+    """What runs tasks on the workers: one of `hpccluster.head.engines.ENGINES`."""
     protocol: Literal["tls", "tcp"] = "tls"
     host: str = ""
     """Address or host name to listen on; empty: the interface's, or what suits the backend."""

@@ -7,109 +7,11 @@ import sys
 
 print("hpccluster: stage python-ok", file=sys.stderr, flush=True)  # noqa: T201 - the log of the job
 
-import argparse  # noqa: E402 - not before the first stage is told
-import os  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import NoReturn  # noqa: E402
+from typing import NoReturn  # noqa: E402 - not before the first stage is told
 
+from hpccluster.runtime.arguments import parse_arguments  # noqa: E402
 from hpccluster.runtime.nanny import say_stage  # noqa: E402
-from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, VALIDATE_VARIABLE, WorkerSettings  # noqa: E402
 from hpccluster.runtime.start import run_workers  # noqa: E402
-
-JOB_VARIABLE = "HPCCLUSTER_JOB"
-CONNECTION_FILE_VARIABLE = "HPCCLUSTER_CONNECTION_FILE"
-"""Set by jobs that get their credential over standard input or in their script: where they have put it."""
-
-
-def parse_arguments(arguments: list[str]) -> WorkerSettings:
-    """The settings that a command line means; a wrong one ends the process with code 2."""
-    parser = argparse.ArgumentParser(prog="python -m hpccluster.runtime", description="Start the workers of a job.")
-    worker = parser.add_subparsers(dest="verb", required=True).add_parser("worker")
-    told = os.environ.get(CONNECTION_FILE_VARIABLE)
-    where = worker.add_mutually_exclusive_group(required=not told)
-    where.add_argument(
-        "--connection-file",
-        type=Path,
-        metavar="PATH",
-        help=f"all that is needed to join (or: ${CONNECTION_FILE_VARIABLE})",
-    )
-    where.add_argument("--address", action="append", metavar="TCP://HOST:PORT", help="a plain cluster's scheduler")
-    worker.add_argument("--plain", action="store_true", help="yes, without any protection; goes with --address")
-    worker.add_argument("--nworkers", type=_positive, default=1, metavar="N", help="worker processes (default: 1)")
-    worker.add_argument(
-        "--nthreads", type=_positive_or_auto, metavar="T", help="threads of each (default, or auto: all cores, shared)"
-    )
-    worker.add_argument(
-        "--memory-limit",
-        type=_bytes_or_auto,
-        default=0,
-        metavar="BYTES",
-        help="of all workers together; auto: this host's",
-    )
-    worker.add_argument(
-        "--share",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="jobs like this on this host: auto is a share (default: 1)",
-    )
-    worker.add_argument("--name", default="", help="the beginning of the workers' names (default: the job's name)")
-    worker.add_argument("--job", default=os.environ.get(JOB_VARIABLE, ""), metavar="NAME", help="the job this runs in")
-    worker.add_argument(
-        "--death-timeout", type=float, default=DEATH_TIMEOUT, metavar="S", help="seconds without a head"
-    )
-    worker.add_argument("--grace", type=float, default=GRACE, metavar="S", help="seconds to hand over after a signal")
-    worker.add_argument("--local-directory", type=Path, metavar="DIR", help="for temporary files of tasks")
-    worker.add_argument("--host", default="", metavar="ADDRESS", help="listen on this address of this host")
-    worker.add_argument("--interface", default="", metavar="IF", help="listen on this interface's address")
-    worker.add_argument("--no-nanny", action="store_true", help="one worker that nobody watches or restarts")
-    worker.add_argument("--validate", action="store_true", help="check invariants after each step (slow)")
-    given = parser.parse_args(arguments)
-    if given.address and not given.plain:
-        parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
-    if given.no_nanny and given.nworkers != 1:
-        parser.error("--no-nanny is for one worker")
-    memory = _host_memory() // given.share if given.memory_limit is None else given.memory_limit
-    file = given.connection_file or (Path(told) if told and not given.address else None)
-    return WorkerSettings(
-        connection_file=file,
-        addresses=tuple(given.address or ()),
-        nworkers=given.nworkers,
-        nthreads=given.nthreads or max(1, _host_cores() // (given.nworkers * given.share)),
-        memory_limit=max(0, memory),
-        name=given.name,
-        job=given.job,
-        death_timeout=given.death_timeout,
-        grace=given.grace,
-        local_directory=given.local_directory,
-        host=given.host,
-        interface=given.interface,
-        nanny=not given.no_nanny,
-        validate=given.validate or os.environ.get(VALIDATE_VARIABLE) == "1",
-    )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
-    return number
-
-
-def _positive_or_auto(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
-
-
-def _bytes_or_auto(text: str) -> int | None:
-    return None if text == "auto" else int(text)
-
-
-def _host_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def main() -> NoReturn:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from hpccluster.runtime.forkserver import REQUEST_LIMIT, Become, Exited, Forked, ForkServer
 
-_LOADED = ("__main__", "start", "process")
+_LOADED = ("arguments", "start", "process")
 _ROOM = 1024
 """Bytes of a request beside its order."""
 

@@ -89,6 +89,8 @@ def _credential(settings: WorkerSettings) -> tuple[tuple[str, ...], Security | N
         file = read_connection_file(settings.connection_file, Role.WORKER, wait=settings.death_timeout)
         if not file.addresses:
             raise CredentialError(f"the connection file {settings.connection_file} names no address")
+        if file.engine != "native":
+            raise ConfigError(f"cluster {file.name!r} runs the engine {file.engine}: these workers are not for it")
         return file.addresses, Security.from_connection_file(file)
     if not settings.addresses:
         raise ConfigError("workers need a connection file or an address")

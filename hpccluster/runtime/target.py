@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpccluster.comm.connection_file import ConnectionFile, find_connection_file, read_connection_file
-from hpccluster.errors import ClusterClosed, ClusterNotFound
+from hpccluster.errors import ClusterClosed, ClusterNotFound, ConfigError
 from hpccluster.protocol.messages import Role
 
 CLUSTER_VARIABLE = "HPCCLUSTER_CLUSTER"
@@ -45,4 +45,11 @@ def connection_of(target: Any) -> ConnectionFile:
     text = str(where)
     if text.startswith("tcp://"):  # plain on purpose: nothing to find
         return ConnectionFile(cluster="", name="", role=Role.CLIENT, addresses=(text,), created=_EPOCH, expires=_EPOCH)
-    return read_connection_file(find_connection_file(text, Role.CLIENT), Role.CLIENT)
+    file = read_connection_file(find_connection_file(text, Role.CLIENT), Role.CLIENT)
+    if file.engine != "native":
+        raise ConfigError(
+            f"cluster {file.name!r} runs the engine {file.engine}, which has clients of its own\n"
+            f"  fix: {file.engine}.distributed.Client(cluster), or cluster.get_client()",
+            code="HPC-ENGINE-CLIENT",
+        )
+    return file

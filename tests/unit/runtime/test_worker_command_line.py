@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpccluster.errors import ConfigError, CredentialError, HandshakeFailed, PeerLost, VersionMismatch
-from hpccluster.runtime.__main__ import parse_arguments
+from hpccluster.runtime.arguments import parse_arguments
 from hpccluster.runtime.exits import EXIT_BUG, EXIT_NO_HEAD, EXIT_REFUSED, exit_code
 from hpccluster.runtime.memory import OutOfMemoryCount, look_at, resident_bytes
 

@@ -244,7 +244,8 @@ def slowly(n: int) -> int:
 
 def test_the_size_follows_the_work(state: Path) -> None:
     with make(
-        adapt={"minimum": 0, "maximum": 2, "interval": 0.2, "wait_count": 2, "idle_timeout": 0.5}, n_workers=None
+        adapt={"minimum": 0, "maximum": 2, "target_duration": 1, "interval": 0.2, "wait_count": 2, "idle_timeout": 0.5},
+        n_workers=None,
     ) as cluster:
         assert cluster.workers == []
         with distributed.Client(cluster) as client:

@@ -65,6 +65,7 @@ class PBSCluster(ClusterManager):
         contact_host: str | None = None,
         port: int | None = None,
         protocol: Literal["tls", "tcp"] | None = None,
+        engine: Literal["native", "dask"] | None = None,
         state_directory: str | Path | None = None,
         linger: str | float | None = None,
         start_timeout: float = START_TIMEOUT,

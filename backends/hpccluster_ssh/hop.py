@@ -38,6 +38,8 @@ class Hop:
     """Path of the agent's socket; empty: none."""
     jumps: tuple[RemoteTarget, ...] = ()
     """The hosts on the way, the first one first."""
+    proxy_command: str | None = None
+    """A local command that makes the connection, where the library does not find it in the configuration by itself."""
 
     @property
     def name(self) -> str:

@@ -112,6 +112,7 @@ class Session(RunningCommand):
         self._greeting, self._complaint = bytearray(), bytearray()
         self._complaining = True
         self._code: int | None = None
+        self._heard = loop.time()
         for future in (self.begun, self.ended):
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody need ask
 
@@ -133,6 +134,7 @@ class Session(RunningCommand):
 
     def received(self, data: bytes) -> None:
         """From its standard output."""
+        self._heard = asyncio.get_running_loop().time()
         if self.begun.done():
             if not self.ended.done():
                 self._output(data)
@@ -161,7 +163,8 @@ class Session(RunningCommand):
     def exited(self, code: int) -> None:
         """It has ended, with that code (negative: a signal). Output may still come."""
         self._code = code
-        asyncio.get_running_loop().call_later(OUTPUT_TIME, self._end)
+        self._heard = asyncio.get_running_loop().time()
+        self._drain()
 
     def exited_by_signal(self, name: str) -> None:
         """It was ended by a signal of that name (``KILL``)."""
@@ -194,6 +197,15 @@ class Session(RunningCommand):
 
     def _refuse(self, error: BackendUnavailable | CommandFailed) -> None:
         self.begun.set_exception(error)
+
+    def _drain(self) -> None:
+        """End when no more output comes: a slow network may still carry much of it."""
+        loop = asyncio.get_running_loop()
+        if not self.ended.done():
+            if loop.time() - self._heard < OUTPUT_TIME:
+                loop.call_at(self._heard + OUTPUT_TIME + 0.01, self._drain)
+            else:
+                self._end()
 
     def _end(self) -> None:
         if not self.ended.done() and self._code is not None:

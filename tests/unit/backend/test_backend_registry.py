@@ -15,6 +15,8 @@ from hpccluster import __version__
 from hpccluster.backend import registry
 from hpccluster.backend.base import CONTRACT, Backend
 from hpccluster.backend.options import JobOptions
+from hpccluster.backend.remote import RemoteTarget
+from hpccluster.backend.runner import Runner
 from hpccluster.errors import BackendNotFound, BackendUnavailable
 from support.distributions import install, plugin
 
@@ -160,3 +162,31 @@ def test_extra_that_the_import_of_ours_needs(site: Path, monkeypatch: pytest.Mon
     with pytest.raises(BackendUnavailable, match=r"\(pip install 'hpccluster\[ssh\]'\)") as caught:
         registry.get_plugin("ssh")
     assert caught.value.code == "HPC-SSH-EXTRA"
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN_RUNNERS))
+def test_built_in_runners_are_made_without_io(name: str) -> None:
+    assert isinstance(registry.get_runner(name)(RemoteTarget(host="no-such-host.invalid")), Runner)
+
+
+def test_runner_that_cannot_be_had(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendNotFound, match=r"no runner 'paramico'.*did you mean 'paramiko'\?") as unknown:
+        registry.get_runner("paramico")
+    assert unknown.value.code == "HPC-RUNNER-UNKNOWN"
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    monkeypatch.delitem(sys.modules, "hpccluster_ssh.asyncssh_runner", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'hpccluster\[ssh\]'") as extra:
+        registry.get_runner("asyncssh")
+    assert extra.value.code == "HPC-SSH-EXTRA"
+    points = f"[{registry.RUNNER_GROUP}]\ntheirs = their_dist_x_plugin:PLUGIN\n"
+    install(site, "their-dist", {"x": "PLUGIN = 5"}, points=points)
+    with pytest.raises(BackendUnavailable, match="cannot be called"):
+        registry.get_runner("theirs")
+
+
+def test_hosts_that_no_remote_target_can_have() -> None:
+    for host in ("", "-oProxyCommand=x", "a b", "a\nb"):
+        with pytest.raises(ValueError, match="no name of a host"):
+            RemoteTarget(host=host)
+    assert RemoteTarget(host="n1", user="ana", port=2222).name == "ana@n1:2222"
+    assert RemoteTarget(host="fe80::1", port=22).name == "[fe80::1]:22"

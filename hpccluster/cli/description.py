@@ -41,7 +41,9 @@ class Target:
         config = configuration()
         name = self.cluster or self.backend or DEFAULT_BACKEND
         resolved = config.resolve_file(Path(name).expanduser(), said) if self.is_file else config.resolve(name, said)
-        check_values(resolved)
+        from hpccluster.cluster.describe import check_description
+
+        check_description(resolved)
         return resolved
 
 
@@ -88,16 +90,11 @@ def configuration() -> Config:
     return load_config(options_of)
 
 
-def check_values(resolved: ResolvedCluster) -> None:
-    """The checks that are the backend's own: what may stand in a job script, sizes and times.
+def is_description(path: Path) -> bool:
+    """Whether a file describes one cluster; else it has sections. Raises `ConfigError` where it cannot be read."""
+    from hpccluster.config.load import read_file
 
-    Raises `ConfigError` that names where the value was said.
-    """
-    from hpccluster.backend.options import build_options
-    from hpccluster.cluster.describe import options_of
-
-    origins = {key: str(origin) for key, origin in resolved.origins.items()}
-    build_options(options_of(resolved.backend), resolved.options, origins=origins)
+    return not {"backend", "extends"}.isdisjoint(read_file(path.expanduser()).value)
 
 
 def read_values(values: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _VERBS = {
     "backends": "describe",
     "cleanup": "cleanup",
     "completion": "help",
-    "config": "describe",
+    "config": "config",
     "credentials": "byhand",
     "demo": "demo",
     "down": "cluster",

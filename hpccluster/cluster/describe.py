@@ -9,16 +9,24 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpccluster.backend.options import build_options
+from hpccluster.backend.options import JobOptions, build_options
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import ResolvedCluster, load_config
 from hpccluster.errors import ClusterNameTaken, ClusterNotFound, ConfigError
-from hpccluster.head.directory import HeadRecord, is_alive, list_records, process_start, read_record, tell_end
+from hpccluster.head.directory import (
+    HeadRecord,
+    check_cluster_name,
+    is_alive,
+    list_records,
+    process_start,
+    read_record,
+    tell_end,
+)
 from hpccluster.head.engines import NATIVE, check_engine
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
 from hpccluster.ids import make_cluster_name
@@ -108,6 +116,46 @@ def _first_size(resolved: ResolvedCluster) -> ScaleRequest | None:
         return None
     jobs = build_options(options_of(resolved.backend), resolved.options).first_jobs()
     return None if jobs is None else make_scale(jobs=jobs)
+
+
+def check_description(resolved: ResolvedCluster) -> None:
+    """Raises the `ConfigError` for what a start would refuse, as far as it can be known before: values that cannot be used,
+    or contradict one another. It names where they were said.
+    """
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    options = build_options(options_of(resolved.backend), resolved.options, origins=origins)
+    checks: dict[str, Callable[[], object]] = {
+        "name": lambda: check_cluster_name(resolved.settings.get("name", "a")),
+        "linger": lambda: linger_of(resolved),
+        "scale": lambda: make_scale(**resolved.scale or {"jobs": 0}),
+        "adapt": lambda: _check_adapt(resolved.adapt, options),
+    }
+    for key, check in checks.items():
+        if key not in origins:
+            continue
+        try:
+            check()
+        except ConfigError as error:
+            text = error.message if error.message.startswith(key) else f"{key}: {error.message}"
+            raise ConfigError(f"{origins[key]}: {text}", code=error.code, details=error.details) from None
+
+
+def _check_adapt(wishes: Mapping[str, Any] | None, options: JobOptions) -> None:
+    from hpccluster.head.operations import parse_adapt
+    from hpccluster.state.fleet.adaptive import limits_in_jobs
+
+    settings = parse_adapt(wishes or {})
+    try:
+        resources = options.resources()
+    except ConfigError as error:
+        if error.code != "HPC-CONFIG-MISSING":
+            raise
+        for unit in ("", "_jobs", "_cores", "_memory"):  # how many of them make a job is not known yet
+            least, most = getattr(settings, f"minimum{unit}"), getattr(settings, f"maximum{unit}")
+            if most is not None and least > most:
+                raise ConfigError(f"adapt: minimum{unit}={least} is above maximum{unit}={most}") from None
+    else:
+        limits_in_jobs(settings, resources)
 
 
 def linger_of(resolved: ResolvedCluster) -> float:

@@ -44,24 +44,32 @@ def default_paths(environ: Mapping[str, str]) -> list[Path]:
 
     Raises `ConfigError` where ``$HPCCLUSTER_CONFIG`` names no file.
     """
-    import platformdirs
+    found = [path for _, paths in places(environ) for path in paths]
+    if (named := environ.get("HPCCLUSTER_CONFIG")) and not found[-1].exists():
+        raise ConfigError(f"$HPCCLUSTER_CONFIG: no such file: {named}")
+    return found
 
-    folders = [
-        Path("/etc/hpccluster"),
-        Path(sys.prefix) / "etc" / "hpccluster",
-        platformdirs.user_config_path("hpccluster"),
-    ]
-    # policy.yaml holds a site's limits; it is not a layer of values
-    paths = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != "policy.yaml"]
+
+def places(environ: Mapping[str, str]) -> Iterator[tuple[str, list[Path]]]:
+    """Where files are looked for, and those that are there, later ones stronger; also one that is named and missing."""
+    for folder in (Path("/etc/hpccluster"), Path(sys.prefix) / "etc" / "hpccluster", user_folder()):
+        # policy.yaml holds a site's limits; it is not a layer of values
+        files = [path for path in sorted(folder.glob("*.yaml")) if path.name != "policy.yaml"]
+        yield f"{shown(folder)}/*.yaml", files
     project = Path.cwd() / "hpccluster.yaml"
-    if project.exists():
-        paths.append(project)
+    yield "./hpccluster.yaml", [project] if project.exists() else []
     if named := environ.get("HPCCLUSTER_CONFIG"):
         path = Path(named).expanduser()
-        if not path.exists():
-            raise ConfigError(f"$HPCCLUSTER_CONFIG: no such file: {named}")
-        paths.append(path if path.is_absolute() else Path.cwd() / path)
-    return paths
+        yield "$HPCCLUSTER_CONFIG", [path if path.is_absolute() else Path.cwd() / path]
+    else:
+        yield "$HPCCLUSTER_CONFIG", []
+
+
+def user_folder() -> Path:
+    """Where the user's own files are."""
+    import platformdirs
+
+    return platformdirs.user_config_path("hpccluster")
 
 
 def read_file(path: Path) -> Node:

@@ -130,6 +130,9 @@ def json_schema(options_types: Mapping[str, type[Any]]) -> dict[str, Any]:
     """The JSON Schema of a configuration file, for editors. ``options_types``: per backend its options type."""
     types = [*options_types.values(), ClusterOptions]
     references, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    for component in components.values():
+        if "properties" in component:
+            component["additionalProperties"] = False
     properties = [_properties(reference, components) for reference in references]
     common = properties.pop()
     sections = {

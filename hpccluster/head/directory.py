@@ -176,6 +176,14 @@ def make_record(name: str, identity: str, *, backend: str, **more: Any) -> HeadR
     )
 
 
+def check_cluster_name(name: str) -> None:
+    """Raises `ConfigError` for what cannot name a cluster."""
+    if not is_cluster_name(name):
+        raise ConfigError(
+            f"name={name!r} cannot name a cluster: use lower-case letters, digits and inner hyphens, at most 40"
+        )
+
+
 class ClusterDirectory:
     """The directory of one cluster, held by its head."""
 
@@ -194,10 +202,7 @@ class ClusterDirectory:
         cannot be one, or nothing can be written. *`CredentialError`*: the directory is not ours alone. After an error
         nothing has changed.
         """
-        if not is_cluster_name(record.name):
-            raise ConfigError(
-                f"name={record.name!r} cannot name a cluster: use lower-case letters, digits and inner hyphens, at most 40"
-            )
+        check_cluster_name(record.name)
         path = parent / record.name
         is_fresh = not path.exists()
         private_directory(path)

@@ -32,6 +32,10 @@ _NO_PYTHON = re.compile(
 _NO_MEMORY = re.compile(
     r"oom[-_ ]kill|out of memory|Out Of Memory|exceeded (?:job )?memory limit|MemoryError|Cannot allocate memory"
 )
+_WALLTIME_OVER = re.compile(r"=>> PBS: job killed: walltime |slurmstepd: .* DUE TO TIME LIMIT")
+"""What the batch system itself writes into a job's output: all that is left where it keeps no history."""
+_EXIT_CODE = re.compile(r"^hpccluster: workers ended with exit code ([0-9]+)", re.MULTILINE)
+"""What the job's script says last."""
 _NO_CREDENTIAL_FILE = re.compile(r"no worker connection file at (\S+)")
 
 
@@ -122,7 +126,7 @@ def diagnose(job: DeadJob, *, lines: int = 20) -> JobDied:
             "name": job.name,
             "state": status.state.value,
             "reason": status.reason,
-            "exit_code": status.exit_code,
+            "exit_code": exit_code(job),
             "signal": status.signal,
             "node": node,
             "seconds": job.seconds,
@@ -136,7 +140,14 @@ def diagnose(job: DeadJob, *, lines: int = 20) -> JobDied:
 
 def find_cause(job: DeadJob) -> Cause:
     """The most probable cause: what the batch system knows for sure first, then what the job's own words say."""
-    return _by_status(job) or _by_exit_code(job) or _by_stage(job) or _unknown(job)
+    return _by_status(job) or _by_batch_systems_note(job) or _by_exit_code(job) or _by_stage(job) or _unknown(job)
+
+
+def exit_code(job: DeadJob) -> int | None:
+    """What the batch system says, or else the job's own script."""
+    if job.status.exit_code is not None or job.status.signal is not None:
+        return job.status.exit_code
+    return max((int(match[1]) for match in _EXIT_CODE.finditer(job.log)), default=None)
 
 
 def _by_status(job: DeadJob) -> Cause | None:
@@ -153,13 +164,23 @@ def _by_status(job: DeadJob) -> Cause | None:
     if state is JobState.OUT_OF_MEMORY or (
         (job.status.signal == _SIGKILL or _is_killed(job)) and _NO_MEMORY.search(job.log)
     ):
-        return Cause("HPC-JOB-MEMORY", "the job ran out of memory", "ask for more: memory=, or fewer processes=")
+        return _memory()
     if state is JobState.TIMEOUT:
-        return Cause("HPC-JOB-WALLTIME", "its walltime was over", "ask for a longer walltime=")
+        return _walltime()
     if state is JobState.CANCELLED:
         return Cause(
             "HPC-JOB-CANCELLED", "it was cancelled, not by this cluster", "ask whoever cancelled it, or scale again"
         )
+    return None
+
+
+def _by_batch_systems_note(job: DeadJob) -> Cause | None:
+    """Only where the batch system has forgotten the job, or knows of a signal and no more."""
+    if job.status.state is JobState.ABSENT or job.status.signal is not None:
+        if _WALLTIME_OVER.search(job.log):
+            return _walltime()
+        if re.search(r"=>> PBS: job killed: p?v?mem ", job.log):
+            return _memory()
     return None
 
 
@@ -170,9 +191,9 @@ def _by_exit_code(job: DeadJob) -> Cause | None:
             "the workers' connection file is not there",
             f"{missing[1]} cannot be seen from the node; set state_directory= to a directory that the nodes share",
         )
-    if job.status.exit_code == EXIT_REFUSED:
+    if exit_code(job) == EXIT_REFUSED:
         return _refused()
-    if job.status.exit_code == EXIT_NO_HEAD:
+    if exit_code(job) == EXIT_NO_HEAD:
         return _unreachable()
     return None
 
@@ -188,7 +209,7 @@ def _by_stage(job: DeadJob) -> Cause | None:
     if module := _NO_MODULE.search(job.log) or _IMPORT_ERROR.search(job.log):
         return _not_importable(job, module[1])
     match stage:
-        case Stage.PROLOGUE if job.status.exit_code in (126, 127) or _NO_PYTHON.search(job.log):
+        case Stage.PROLOGUE if exit_code(job) in (126, 127) or _NO_PYTHON.search(job.log):
             return _no_python(job)
         case Stage.PROLOGUE:
             return Cause("HPC-JOB-PYTHON", "python did not start", "the log shows what it said; check python=")
@@ -212,6 +233,14 @@ def _unknown(job: DeadJob) -> Cause:
     return Cause(
         "HPC-JOB-DIED", "unknown: it has written nothing", "ask the batch system about this job, or see its log"
     )
+
+
+def _walltime() -> Cause:
+    return Cause("HPC-JOB-WALLTIME", "its walltime was over", "ask for a longer walltime=")
+
+
+def _memory() -> Cause:
+    return Cause("HPC-JOB-MEMORY", "the job ran out of memory", "ask for more: memory=, or fewer processes=")
 
 
 def _no_python(job: DeadJob) -> Cause:
@@ -258,8 +287,8 @@ def _state_line(job: DeadJob, node: str) -> str:
         words = [status.state.value]
     if status.reason and status.reason.lower() not in ("none", status.state.value.lower()):
         words[0] += f" ({status.reason})"
-    if status.exit_code is not None:
-        words.append(f"exit code {status.exit_code}")
+    if (code := exit_code(job)) is not None:
+        words.append(f"exit code {code}" + ("" if status.exit_code is not None else " (says its log)"))
     if status.signal:
         words.append(f"signal {status.signal}")
     if node:

@@ -131,3 +131,28 @@ def test_stages() -> None:
     assert reached("") is Stage.NOTHING
     assert reached(log(4)) is Stage.IMPORT
     assert reached("2026 hpccluster: stage python-ok 3.12\nhpccluster: stage of-the-future") is Stage.PYTHON
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("=>> PBS: job killed: walltime 10 exceeded limit 3", "HPC-JOB-WALLTIME"),
+        ("=>> PBS: job killed: mem 625936kb exceeded limit 102400kb", "HPC-JOB-MEMORY"),
+        (
+            "slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-24T06:45:36 DUE TO TIME LIMIT ***",
+            "HPC-JOB-WALLTIME",
+        ),
+    ],
+)
+def test_of_a_forgotten_job_its_log_is_believed(line: str, code: str) -> None:
+    assert died(log(4, line), JobState.ABSENT).code == code
+    # where the batch system says that it ended otherwise, that counts
+    assert died(log(4, line), exit_code=75).code == "HPC-NET-UNREACHABLE"
+
+
+def test_exit_code_of_a_forgotten_job_is_what_its_script_says() -> None:
+    error = died(log(4, "hpccluster: workers ended with exit code 75"), JobState.ABSENT)
+    assert error.code == "HPC-NET-UNREACHABLE"
+    assert error.details["exit_code"] == 75
+    assert "cause unknown, exit code 75 (says its log)" in str(error)
+    assert died(log(4, "hpccluster: workers ended with exit code 75"), exit_code=76).details["exit_code"] == 76

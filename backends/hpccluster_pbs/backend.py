@@ -64,8 +64,9 @@ class PBSBackend(BatchBackend[PBSOptions]):
         if flavour is None:
             said = (result.stdout + result.stderr).strip() or f"exit code {result.returncode}"
             raise BackendUnavailable(
-                f"qstat --version says neither OpenPBS nor Torque, but: {said[:500]}\n"
-                "Is PBS set up on this host? If these are its commands, say dialect='openpbs' or dialect='torque'",
+                f"qstat --version says neither OpenPBS nor Torque, but: {said[:200]}\n"
+                "Is PBS set up on this host? If these are its commands, say dialect='openpbs' or dialect='torque'. "
+                "On a Slurm with commands of these names, use the backend 'slurm'",
                 code="HPC-BACKEND-DIALECT",
                 details={"said": said[:500]},
             )

@@ -198,8 +198,8 @@ class PBSDialect(Dialect[PBSOptions]):
                 raise
             return Answer({}, {}, replace(self, form=_NEXT[self.form]))
         denied = {number_of(job) for job in denials.unknown}
-        # Torque's commands on top of Slurm say it by the exit code alone
-        is_silent_denial = result.returncode == 153 and not denied
+        # Torque's commands on top of Slurm leave unknown jobs out, and say so by the exit code at most
+        is_silent_denial = self.flavour == "torque" and not denied
         statuses, owners = {}, {}
         for job in ids:
             report = told.get(number_of(job))

@@ -79,7 +79,8 @@ HINTS = {
 
 def classify(result: CommandResult, script: str, options: PBSOptions) -> BackendError:
     """What a failed qsub means: `SubmitRefused` where there certainly is no job, else `CommandFailed`."""
-    said = clean(result.stderr or result.stdout)
+    complaint = result.stderr or result.stdout
+    said = clean(complaint) or complaint.strip()[:300]
     summary = said or f"exit code {result.returncode}"
     if UNREACHABLE.search(said):
         return CommandFailed(
@@ -156,7 +157,7 @@ def clean(text: str) -> str:
     """PBS's words without its prefixes, and without the usage that it prints after some errors."""
     lines = []
     for line in text.splitlines():
-        if line.startswith("usage:"):
+        if line.lower().startswith("usage:"):
             break
         own = re.sub(r"^qsub: ", "", line).strip()
         # Torque: "submit error (Unknown queue MSG=cannot locate queue)"

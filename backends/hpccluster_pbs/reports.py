@@ -136,17 +136,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def _from_text(text: str) -> Iterator[Report]:
     job, attributes = "", dict[str, str]()
-    last = ""
+    last = indent = ""
     for line in text.splitlines():
         if match := re.fullmatch(r"Job Id:\s*(\S+)\s*", line):
             if job:
                 yield Report(job, attributes)
-            job, attributes, last = match[1], {}, ""
-        elif line.startswith("\t") and last:
+            job, attributes, last, indent = match[1], {}, "", ""
+        elif line.startswith("\t") and last and indent != "\t":
             attributes[last] += line[1:]  # a long value goes on, cut anywhere
-        elif match := re.fullmatch(r"\s+([A-Za-z_][\w.]*) = (.*)", line):
-            last = match[1]
-            attributes[last] = match[2]
+        elif match := re.fullmatch(r"(\s+)([A-Za-z_][\w.]*) = (.*)", line):
+            # Torque's commands on top of Slurm begin every attribute with a tab, and cut none
+            indent, last = indent or match[1], match[2]
+            attributes[last] = match[3]
         elif line.strip() and not job:
             raise ValueError(f"not a job: {line[:200]!r}")
     if job:

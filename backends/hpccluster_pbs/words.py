@@ -133,8 +133,11 @@ def _end(code: int | None, word: str, attributes: Mapping[str, str]) -> tuple[Jo
     if attributes.get("substate") == DELETED:
         preempted = "preempt" in comment.lower()
         return JobState.PREEMPTED if preempted else JobState.CANCELLED, told or "deleted"
+    if code is None and attributes.get("exec_host"):
+        # what Torque's commands on top of Slurm say of every job that has run
+        return JobState.ABSENT, told or "it has ended, nobody knows how"
     if code is None:
-        # Torque says no more of a job that was deleted while it waited; here it is a dependency that was not met
+        # Torque says no more of a job that was deleted while it waited; in OpenPBS, a dependency was not met
         return (JobState.CANCELLED, told or "deleted") if word == "C" else (JobState.FAILED, told or "it was never run")
     if code < 0:
         known = (_TORQUE_CODES if word == "C" else _OPENPBS_CODES).get(code)

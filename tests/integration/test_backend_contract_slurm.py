@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.dialect import CommandResult
-from hpccluster.backend.runner import LocalRunner
 from hpccluster.errors import CancelFailed, CommandFailed, LogsUnavailable, PollFailed, SubmitRefused
 from hpccluster.ids import JobId
 from hpccluster.job import JobState
@@ -20,27 +17,9 @@ from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_slurm.backend import SlurmBackend
 from hpccluster_slurm.options import SlurmOptions
 from support.private_slurm import PrivateSlurm
+from support.slurm_user_runner import UserRunner
 
 pytestmark = pytest.mark.slurm
-
-
-class UserRunner(LocalRunner):
-    """Runs the commands as the user of the private Slurm."""
-
-    def __init__(self, slurm: PrivateSlurm, **environment: str) -> None:
-        super().__init__(slurm.environment(**environment))
-        self._slurm = slurm
-
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: str | None = None,
-        environment: Mapping[str, str | None] | None = None,
-        timeout: float = 60.0,
-    ) -> CommandResult:
-        command = self._slurm.as_user(argv)
-        return await super().run(command, stdin=stdin, environment=environment, timeout=timeout)
 
 
 def slurm_backend(slurm: PrivateSlurm, **options: Any) -> SlurmBackend:

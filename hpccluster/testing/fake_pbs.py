@@ -285,7 +285,7 @@ class FakePBS(FakeSystem[PBSJob]):
             "LOGNAME": self.user,
             "USER": self.user,
             "SHELL": "/bin/sh",
-            "PATH": f"/usr/local/bin:/usr/bin:/bin:{self.bin}",
+            "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
             "NCPUS": str(job.submission.ncpus),
             "OMP_NUM_THREADS": str(job.submission.ncpus),
             "PBS_ENVIRONMENT": "PBS_BATCH",

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from hpccluster.testing.fake_pbs import FakePBS
-from support.sites import LocalSite, PBSSite, Site, SlurmSite
+from support.sites import LocalSite, PBSSite, Site, SlurmSite, SSHSite
 
 pytestmark = pytest.mark.timeout(150)
 
-SITES = ["local", "pbs", pytest.param("slurm", marks=pytest.mark.slurm)]
+SITES = ["local", "pbs", "ssh", pytest.param("slurm", marks=pytest.mark.slurm)]
 
 
 @pytest.fixture(params=SITES)
@@ -31,6 +31,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
                 found = SlurmSite(request.getfixturevalue("slurm"))
             case "pbs":
                 found = PBSSite(stack.enter_context(FakePBS()), tmp_path)
+            case "ssh":
+                found = SSHSite(request.getfixturevalue("ssh_hosts"), tmp_path)
             case _:
                 found = LocalSite(tmp_path)
         yield found

@@ -6,6 +6,7 @@ left is done from outside.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from hpccluster.testing.fake_pbs import FakePBS
 from support.cluster_processes import VARIABLE, processes_of
 from support.deadline import wait_until
 from support.private_slurm import PrivateSlurm
+from support.private_sshd import HOSTS, PrivateHosts
 from support.slurm_programs import processes, queue_of
 
 HEADER = """
@@ -30,7 +32,8 @@ from hpccluster.errors import HpcClusterError
 BACKEND, OPTIONS = json.loads({description!r})
 
 def make(**changes):
-    return ClusterManager(BACKEND, **(OPTIONS | changes))
+    size = {{}} if "n_workers" in changes else {{"scale": {{"jobs": 0}}}}
+    return ClusterManager(BACKEND, **(OPTIONS | size | changes))
 
 def live(cluster):
     return [job for job in cluster.jobs if job.phase != "over"]
@@ -164,6 +167,43 @@ class PBSSite(Site):
     def left(self) -> list[str]:
         jobs = [f"{job.id} {job.state}" for job in list(self.pbs.jobs.values()) if not job.is_over]
         return jobs + list(processes_of(self.state).values())
+
+
+class SSHSite(Site):
+    """Hosts with an sshd each, which share no files with one another or with this one."""
+
+    backend = "ssh"
+    nodes = len(HOSTS)
+
+    def __init__(self, hosts: PrivateHosts, directory: Path) -> None:
+        self.hosts = hosts
+        self.state = directory / "state"
+        self.directory = directory
+        self.options = {
+            "hosts": list(HOSTS),
+            "connect_options": {"config_file": str(hosts.config_file)},
+            "python": hosts.python,
+            "cores": 1,
+            "memory": "400MB",
+        }
+
+    @property
+    def end_job(self) -> str:
+        kill = "for w in cluster.workers if w.job == job.name for words in [[w.host, 'kill', '-9', str(w.pid)]]"
+        return f'[subprocess.run(["ssh", "-F", "{self.hosts.config_file}", *words], check=True) {kill}]'
+
+    def start(self, body: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, VARIABLE: str(self.state)}
+        return popen([sys.executable, "-c", self.program(body)], self.directory, environment)
+
+    def left(self) -> list[str]:
+        found = list(processes_of(self.state).values())
+        for host in HOSTS:
+            for pid in self.hosts.processes(host):
+                with contextlib.suppress(OSError):
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found += [f"{host}: {line}"] if "hpccluster.runtime" in line or "job.sh" in line else []
+        return found
 
 
 def popen(argv: list[str], directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:

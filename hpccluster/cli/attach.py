@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.errors import ConfigError, HpcClusterError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("attach", context_settings={"allow_interspersed_args": False})
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def attach_command(name: str, command: tuple[str, ...]) -> None:
     """Python with `cluster` and `client` joined to NAME; or CMD, whose Client() finds the cluster.

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.output import note, say
 from hpccluster.errors import ConfigError, CredentialError
 from hpccluster.protocol.messages import Role
@@ -47,7 +48,7 @@ def scheduler_command(
 
 
 @click.command("worker")
-@click.argument("where", metavar="NAME|ADDRESS", required=False)
+@click.argument("where", metavar="NAME|ADDRESS", required=False, shell_complete=complete.living_cluster)
 @click.option(
     "--connection-file", type=click.Path(path_type=Path), metavar="PATH", help="The file that a worker needs to join."
 )
@@ -78,7 +79,7 @@ def credentials_command() -> None:
 
 
 @credentials_command.command("export")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @click.option("--role", type=click.Choice(["worker", "client"]), required=True, help="Whom the file is for.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="A new file that only you can read."

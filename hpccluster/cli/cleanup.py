@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.output import JSON, note, progress, say, write_facts, write_json
 from hpccluster.errors import CancelFailed, ConfigError
 from hpccluster.units import format_age, format_bytes, parse_duration
@@ -20,7 +21,7 @@ NAMES_SHOWN = 6
 
 
 @click.command("cleanup")
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete.any_cluster)
 @click.option("-y", "--yes", is_flag=True, help="Remove what is found, without asking.")
 @click.option(
     "--older-than",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.output import JSON, progress, say, write_error, write_json, write_table
 from hpccluster.config.schema import AdaptOptions
 from hpccluster.errors import CancelFailed, ClusterError, ConfigError, HpcClusterError
@@ -18,7 +19,7 @@ R = TypeVar("R")
 
 
 @click.command("jobs")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @JSON
 def jobs_command(name: str, as_json: bool) -> None:
     """Show a cluster's jobs, each with why it waits or failed."""
@@ -55,7 +56,7 @@ def _remark(job: dict[str, Any]) -> str:
 
 
 @click.command("workers")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @JSON
 def workers_command(name: str, as_json: bool) -> None:
     """Show the workers that are connected."""
@@ -85,7 +86,7 @@ def workers_command(name: str, as_json: bool) -> None:
 
 
 @click.command("scale")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @click.argument("workers", type=click.IntRange(min=0), required=False)
 @click.option("--jobs", type=click.IntRange(min=0), help="So many jobs.")
 @click.option("--cores", type=click.IntRange(min=0), help="So many cores in all, rounded up to whole jobs.")
@@ -134,7 +135,7 @@ def _adapt_options(command: Callable[..., R]) -> Callable[..., R]:
 
 
 @click.command("adapt")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.living_cluster)
 @_adapt_options
 @JSON
 def adapt_command(name: str, as_json: bool, **wishes: int | str | None) -> None:
@@ -159,7 +160,7 @@ def format_plan(plan: Any) -> str:
 
 
 @click.command("down")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.living_cluster)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for the batch system to confirm.")
 @JSON
 def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.description import Target, configuration, is_description
 from hpccluster.cli.output import JSON, say, write_json, write_table
 from hpccluster.config import ResolvedCluster, load, load_config, suggest
@@ -26,7 +27,7 @@ def config_command() -> None:
 
 
 @config_command.command("show")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.section)
 @click.option("-c", "--cluster", metavar="FILE|NAME", help="The same for a name; or what a FILE describes, merged.")
 @click.option("--all", "with_defaults", is_flag=True, help="The defaults, too.")
 @JSON
@@ -84,7 +85,7 @@ def _facts(resolved: ResolvedCluster, *, with_defaults: bool) -> list[tuple[str,
 
 
 @config_command.command("get")
-@click.argument("key")
+@click.argument("key", shell_complete=complete.key)
 @JSON
 def get_command(key: str, as_json: bool) -> None:
     """Print one value: slurm.queue, NAME.adapt.maximum_jobs. What nobody has said is the default."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.config import Config, Origin, ResolvedCluster, load_config
 from hpccluster.config.load import parse_text
 from hpccluster.config.schema import Node
@@ -51,9 +52,18 @@ def description_options(command: Callable[..., R]) -> Callable[..., R]:
     """Adds the options; the command gets them as ``target``."""
 
     @click.option(
-        "-c", "--cluster", metavar="FILE|NAME", help="A cluster's description: a file, or a name in the configuration."
+        "-c",
+        "--cluster",
+        metavar="FILE|NAME",
+        shell_complete=complete.description,
+        help="A cluster's description: a file, or a name in the configuration.",
     )
-    @click.option("--backend", metavar="NAME", help="A backend with the values that the configuration has for it.")
+    @click.option(
+        "--backend",
+        metavar="NAME",
+        shell_complete=complete.backend,
+        help="A backend with the values that the configuration has for it.",
+    )
     @click.option(
         "--set", "values", multiple=True, metavar="KEY=VALUE", help="A value on top: queue=short, adapt.maximum_jobs=9."
     )

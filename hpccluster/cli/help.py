@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.output import say
 
 FIRST_SCREEN = """\
@@ -60,7 +61,7 @@ Environment
 
 
 @click.command("help")
-@click.argument("verb", required=False)
+@click.argument("verb", required=False, shell_complete=complete.verb)
 @click.option("--all", "everything", is_flag=True, help="All verbs, configuration, exit codes.")
 @click.pass_context
 def help_command(context: click.Context, verb: str | None, everything: bool) -> None:

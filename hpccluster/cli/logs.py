@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 import click
 
-from hpccluster.cli.output import note, progress, says_what_goes_on, write_json
+from hpccluster.cli import complete
+from hpccluster.cli.output import JSON, note, progress, says_what_goes_on, write_json
 from hpccluster.errors import ClusterClosed, ConfigError, LogsUnavailable, StartTimeout
 from hpccluster.head.directory import HEAD_LOG, PROGRAM_LOG, HeadRecord, is_alive, read_record, tell_end
 
@@ -23,9 +24,14 @@ ALIVE_INTERVAL = 5.0
 
 
 @click.command("logs")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.any_cluster)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the program has ended.")
-@click.option("--job", metavar="ID", help="The output of this job, by its name or the batch system's id.")
+@click.option(
+    "--job",
+    metavar="ID",
+    shell_complete=complete.job,
+    help="The output of this job, by its name or the batch system's id.",
+)
 @click.option("--head", "of_head", is_flag=True, help="The log of the cluster's head.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines only.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {source: text}.")
@@ -57,9 +63,10 @@ def logs_command(name: str, follow: bool, job: str | None, of_head: bool, tail: 
 
 
 @click.command("wait")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.any_cluster)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Exit code 124 after so long.")
-def wait_command(name: str, timeout: float | None) -> int:
+@JSON
+def wait_command(name: str, timeout: float | None, as_json: bool) -> int:
     """Wait until a cluster's program has ended; the exit code is the program's."""
     from hpccluster.cli.running import find_cluster
 
@@ -67,7 +74,19 @@ def wait_command(name: str, timeout: float | None) -> int:
     if record.program is None and record.state != "ended":
         raise ConfigError(f"cluster {name!r} has no program to wait for; it lives until: hpccluster down {name}")
     with says_what_goes_on(name), progress(f"waiting for {name!r}"):
-        return program_exit_code(wait_for_end(directory, wait_for_program(directory, timeout)))
+        record = wait_for_end(directory, wait_for_program(directory, timeout))
+    if as_json:
+        program = record.program
+        write_json(
+            {
+                "name": name,
+                "state": program.state if program is not None else record.state,
+                "exit_code": program.exit_code if program is not None else None,
+                "reason": record.reason,
+                "unconfirmed": list(record.unconfirmed),
+            }
+        )
+    return program_exit_code(record)
 
 
 def _job_log(name: str, record: HeadRecord, directory: Path, job: str, tail: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hpccluster.cli import complete
 from hpccluster.cli.output import note, progress, say, write_facts, write_json, write_table
 from hpccluster.units import format_age, format_bytes
 
@@ -16,7 +17,7 @@ RECENT = 7 * 86400.0
 
 
 @click.command("status")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.any_cluster)
 @click.option("--all", "everything", is_flag=True, help="Those that ended more than a week ago, too.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of clusters, or with NAME one.")
 def status_command(name: str | None, everything: bool, as_json: bool) -> None:

@@ -33,6 +33,8 @@ _NEXT: Mapping[Form, Form] = {"dsv": "json", "json": "text"}
 _DATA_CODES = (0, 35, 153)
 """Of qstat: all told; 35 and 153 where some job was finished or unknown, and the others are told all the same."""
 
+UNREADABLE = "HPC-POLL-UNREADABLE"
+
 _GONE = re.compile(
     r"Unknown Job Id|Job has finished|finished array subjob|invalid state for job - COMPLETE|nonexistent job",
     re.IGNORECASE,
@@ -193,8 +195,8 @@ class PBSDialect(Dialect[PBSOptions]):
             return Answer({}, {}, better)
         try:
             told = {number_of(report.id): report for report in self._reports(result)}
-        except PollFailed:
-            if self.form == "text" or result.returncode not in _DATA_CODES:
+        except PollFailed as error:
+            if self.form == "text" or error.code != UNREADABLE:
                 raise
             return Answer({}, {}, replace(self, form=_NEXT[self.form]))
         denied = {number_of(job) for job in denials.unknown}
@@ -237,7 +239,7 @@ class PBSDialect(Dialect[PBSOptions]):
         except ValueError as error:
             raise PollFailed(
                 f"{result.argv[0]} printed what cannot be read: {error}",
-                code="HPC-POLL-UNREADABLE",
+                code=UNREADABLE,
                 details={"said": str(error)},
             ) from error
 
@@ -262,9 +264,9 @@ class PBSDialect(Dialect[PBSOptions]):
     # ---------------------------------------------------------------------------------------------------------- cancel
 
     def cancel_command(self, ids: Collection[JobId], *, force: bool = False) -> Sequence[str]:
-        """``force``: do not wait for the node; Torque's way is to purge the job."""
-        forced = ("-p",) if self.flavour == "torque" else ("-W", "force")
-        return ("qdel", *(forced if force else ()), *sorted(ids))
+        """``force``: do not wait for the node. Torque has that for its managers only, and is just asked again."""
+        forced = ("-W", "force") if force and self.flavour == "openpbs" else ()
+        return ("qdel", *forced, *sorted(ids))
 
     def cancel_problem(self, result: CommandResult) -> str:
         if result.returncode == 0:

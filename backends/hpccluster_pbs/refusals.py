@@ -11,17 +11,20 @@ import re
 
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.backend.refusal import Refusal
-from hpccluster.errors import BackendError, CommandFailed
+from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed
 from hpccluster_pbs.options import DIRECTIVES, PBSOptions, options_of
 
 UNREACHABLE = re.compile(
     r"cannot connect|couldn't connect|could not connect|connection (?:refused|reset|timed out)|no route to host|"
     r"unknown host|timed? ?out|communication failure|end of file|premature end|protocol|background qsub|broken pipe|"
     r"server (?:is )?(?:shutting down|too busy|currently too busy)|pbs_iff|munge|authenticat|errno=|try again|"
-    r"temporarily unavailable|system error|internal (?:server )?error|no permission to connect|pbsconf error",
+    r"temporarily unavailable|system error|internal (?:server )?error|no permission to connect",
     re.IGNORECASE,
 )
 """The server was not reached, did not answer, or did not finish."""
+
+NOT_SET_UP = re.compile(r"pbsconf error|pbs conf variables not found", re.IGNORECASE)
+"""There is no configuration of PBS: nothing was sent."""
 
 _LIMIT_CODES = (38, 39)
 """Of qsub: a limit on jobs or resources in the queue; "not now", that is."""
@@ -37,20 +40,21 @@ CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "LIMIT",
         (),
     ),
+    (r"illegal -N|job name is too long", "NAME", ("name",)),
+    (r"script contains cr|script is empty", "SCRIPT", ()),
+    (r"invalid option|illegal -|directive error", "OPTION", ()),
     (r"bad uid|bad gid|bad user", "USER", ()),
     (r"resource_list\.walltime|max walltime|walltime", "TIME", ("walltime",)),
     (r"violates queue and/or server|exceeds? queue resource|cannot satisfy queue|array job exceeds", "LIMITS", ()),
     (r"account", "ACCOUNT", ("account",)),
     (r"project", "PROJECT", ("project",)),
-    (r"illegal -N|job name is too long", "NAME", ("name",)),
     (
         r"unknown resource|illegal attribute or resource value|cannot be used with|cannot have \"place\"|resource",
         "RESOURCE",
         ("resources", "place"),
     ),
-    (r"script contains cr|script is empty|directive error: -[^ ]* .*#", "SCRIPT", ()),
     (
-        r"invalid option|illegal -|directive error|usage:|error \(15002\)|cannot send environment|undefined attribute",
+        r"usage:|error \(15002\)|cannot send environment|undefined attribute",
         "OPTION",
         (),
     ),
@@ -82,6 +86,8 @@ def classify(result: CommandResult, script: str, options: PBSOptions) -> Backend
     complaint = result.stderr or result.stdout
     said = clean(complaint) or complaint.strip()[:300]
     summary = said or f"exit code {result.returncode}"
+    if NOT_SET_UP.search(said):
+        return BackendUnavailable(f"PBS is not set up on this host: {summary}", code="HPC-BACKEND-COMMAND")
     if UNREACHABLE.search(said):
         return CommandFailed(
             f"qsub did not get an answer from PBS: {summary}; the job may exist all the same",

@@ -197,9 +197,8 @@ class FakePBS(FakeSystem[PBSJob]):
 
     def _qdel(self, call: Call) -> Answer:
         ids = list(call.arguments)
-        is_forced = ids[:2] == ["-W", "force"] if self.flavour == "openpbs" else ids[:1] == ["-p"]
-        if is_forced:
-            ids = ids[2:] if self.flavour == "openpbs" else ids[1:]
+        if is_forced := ids[:2] == ["-W", "force"] and self.flavour == "openpbs":
+            ids = ids[2:]
         code, errors = 0, ""
         for text in ids:
             job = self._find(text)

@@ -1,0 +1,227 @@
+"""What qstat prints becomes, for each form and each family; see ``recorded/README.md``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpccluster.backend.dialect import CommandResult
+from hpccluster.errors import PollFailed
+from hpccluster.ids import JobId
+from hpccluster.job import JobState, JobStatus
+from hpccluster_pbs.dialect import PBSDialect, flavour_of
+from hpccluster_pbs.reports import Form, parse_reports
+from hpccluster_pbs.words import status_of
+
+RECORDED = Path(__file__).parent / "recorded"
+OPENPBS, TORQUE = PBSDialect.of("openpbs"), PBSDialect.of("torque")
+
+
+def recorded(name: str, form: Form) -> dict[str, JobStatus]:
+    reports = parse_reports((RECORDED / f"{name}.txt").read_text(), form)
+    statuses = [status_of(JobId(report.id), report.attributes) for report in reports]
+    return {status.name: status for status in statuses}
+
+
+def qstat(out: str = "", err: str = "", code: int = 0) -> CommandResult:
+    return CommandResult(("qstat",), code, out, err)
+
+
+DSV = recorded("openpbs-dsv", "dsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "exit_code", "signal", "reason"),
+    [
+        ("hpc-calm-0001", JobState.COMPLETED, 0, None, ""),
+        ("failed", JobState.FAILED, 3, None, ""),
+        ("killed-itself", JobState.FAILED, 137, None, ""),
+        ("deleted", JobState.CANCELLED, None, 15, "terminated by tbuser@pbssrv"),
+        ("deleted-early", JobState.FAILED, None, 9, ""),  # PBS does not say that it was deleted
+        ("deleted-waiting", JobState.CANCELLED, None, None, "deleted"),
+        ("walltime", JobState.TIMEOUT, None, None, "exceeded resource walltime"),
+        ("memory", JobState.OUT_OF_MEMORY, None, None, "exceeded resource mem"),
+        ("prologue", JobState.FAILED, None, None, "it could not be started (its home directory, or the prologue) (exit status -2)"),
+        ("node-lost", JobState.NODE_FAIL, None, None, "its node was lost (exit status -20)"),
+        ("node-lost-forced", JobState.CANCELLED, None, None, "deleted"),
+        ("dependency", JobState.FAILED, None, None, "it was never run"),
+        ("running", JobState.RUNNING, None, None, ""),
+        ("exiting", JobState.RUNNING, None, None, ""),  # though it has an exit status
+        ("queued", JobState.PENDING, None, None, "Not Running: Insufficient amount of resource: ncpus (R: 12 A: 10 T: 12)"),
+        ("requeued", JobState.PENDING, None, None, "Not Running: Insufficient amount of resource: host"),
+        ("held-for-good", JobState.PENDING, None, None, "job held, too many failed attempts to run"),
+        ("held-by-user", JobState.PENDING, None, None, "held (u)"),
+        ("waiting", JobState.PENDING, None, None, "waits until Tue Dec 31 23:59:00 2030"),
+        ("suspended", JobState.RUNNING, None, None, ""),
+        ("strange", JobState.UNKNOWN, None, None, ""),
+    ],
+)  # fmt: skip
+def test_states_of_openpbs(name: str, state: JobState, exit_code: int | None, signal: int | None, reason: str) -> None:
+    status = DSV[name]
+    assert (status.state, status.exit_code, status.signal, status.reason) == (state, exit_code, signal, reason)
+
+
+def test_details_of_openpbs() -> None:
+    assert DSV["running"].node == "n1,n2"
+    assert DSV["failed"].node == "n2"
+    assert DSV["requeued"].node == ""  # of its first run
+    assert DSV["queued"].estimated_start == 1795502191.0  # 2026-11-24 06:36:31 UTC
+    assert DSV["strange"].raw_state == "M"
+    reports = {report.id: report for report in parse_reports((RECORDED / "openpbs-dsv.txt").read_text(), "dsv")}
+    assert reports["22.pbssrv"].attributes["Account_Name"] == "a\nb\\c|d"
+    assert reports["13[2].pbssrv"].attributes["job_state"] == "X"
+
+
+def test_other_forms_say_the_same() -> None:
+    text, json = recorded("openpbs-text", "text"), recorded("openpbs-json", "json")
+    assert text["hpc-calm-0001"] == DSV["hpc-calm-0001"]
+    assert text["walltime"] == json["walltime"] == DSV["walltime"]
+    (report, _) = parse_reports((RECORDED / "openpbs-text.txt").read_text(), "text")
+    assert report.attributes["Variable_List"].endswith(
+        "PBS_O_WORKDIR=/home/tbuser/w,HPCCLUSTER_MARK=hpccluster_0123_head_here"
+    )
+
+
+def test_json_that_is_none_is_mended() -> None:
+    broken = recorded("openpbs-23.06.06-broken-json", "json")
+    assert (broken["12e5"].state, broken["12e5"].exit_code) == (JobState.FAILED, 3)
+    assert broken["123"].state is JobState.RUNNING
+    (report, _) = parse_reports((RECORDED / "openpbs-23.06.06-broken-json.txt").read_text(), "json")
+    assert report.attributes["Account_Name"] == 'acc"q\\x'
+    assert report.attributes["Submit_arguments"] == '-A acc"q\\x -v C:\\new\\dir -N 12e5'
+    assert report.attributes["Variable_List.F"] == "00"
+
+
+def test_torque() -> None:
+    jobs = recorded("torque-manual", "text")
+    states = {name: status.state for name, status in jobs.items()}
+    assert states == {
+        "done": JobState.COMPLETED,
+        "killed-for-walltime": JobState.TIMEOUT,
+        "deleted": JobState.FAILED,
+        "deleted-waiting": JobState.CANCELLED,
+        "over-limit": JobState.TIMEOUT,
+        "out-of-memory": JobState.OUT_OF_MEMORY,
+    }
+    assert jobs["deleted"].signal == 15
+    assert jobs["done"].node == "n1"
+
+
+def test_torque_on_slurm_claims_no_end() -> None:
+    jobs = recorded("torque-on-slurm-22.05.8", "text")
+    assert (jobs["hpc-calm-0001"].state, jobs["hpc-calm-0001"].node) == (JobState.RUNNING, "n1")
+    assert (jobs["hpc-calm-0002"].state, jobs["hpc-calm-0002"].exit_code) == (JobState.ABSENT, None)
+
+
+# ---------------------------------------------------------------------------------------------------------------- answers
+
+LINE = "Job Id: 5.pbssrv@@Job_Name=a@@job_state=R@@exec_host=n1/0\n"
+FIVE, SIX = JobId("5.pbssrv"), JobId("6.pbssrv")
+
+
+def test_unknown_job_beside_a_known_one() -> None:
+    answer = OPENPBS.read(qstat(LINE, "qstat: Unknown Job Id 6.pbssrv\n", 153), [FIVE, SIX])
+    assert answer.better is None
+    assert [answer.statuses[job].state for job in (FIVE, SIX)] == [JobState.RUNNING, JobState.ABSENT]
+
+
+def test_server_names_may_differ() -> None:
+    answer = OPENPBS.read(
+        qstat(LINE, "qstat: Unknown Job Id 6.pbssrv.example.org\n", 153), [JobId("5"), JobId("6.pbs")]
+    )
+    assert [status.state for status in answer.statuses.values()] == [JobState.RUNNING, JobState.ABSENT]
+
+
+def test_silence_says_nothing() -> None:
+    """Where others' jobs are hidden, qstat leaves them out with exit code 0."""
+    answer = OPENPBS.read(qstat(LINE), [FIVE, SIX])
+    assert [answer.statuses[job].state for job in (FIVE, SIX)] == [JobState.RUNNING, JobState.UNKNOWN]
+    assert OPENPBS.read(qstat(""), [FIVE]).statuses[FIVE].state is JobState.UNKNOWN
+
+
+def test_history_that_is_off_and_on_again() -> None:
+    off = OPENPBS.read(qstat("", f"qstat: PBS is not configured to maintain job history {FIVE}\n", 0), [FIVE]).better
+    assert off is not None
+    assert "-x" not in off.poll_command([FIVE])
+    on = off.read(
+        qstat("", f"qstat: {FIVE} Job has finished, use -x or -H to obtain historical job information\n", 35), [FIVE]
+    ).better
+    assert on == OPENPBS
+
+
+@pytest.mark.parametrize(
+    ("code", "err"),
+    [
+        (2, "qstat: invalid option -- 'F'\nusage: \nqstat [-f] [-J]"),
+        (2, "qstat: illegal -F value\nusage:"),
+        (2, "qstat: conflicting options."),
+    ],
+)
+def test_unknown_form_leads_to_the_next(code: int, err: str) -> None:
+    json = OPENPBS.read(qstat("", err, code), [FIVE]).better
+    assert json == replace(OPENPBS, form="json")
+    text = json.read(qstat("", err, code), [FIVE]).better
+    assert text == replace(OPENPBS, form="text")
+    with pytest.raises(PollFailed):
+        text.read(qstat("", err, code), [FIVE])
+
+
+def test_form_that_cannot_be_read_leads_to_the_next() -> None:
+    json = replace(OPENPBS, form="json")
+    assert json.read(qstat('{"Jobs": {"5.pbssrv": {"job_state": }}}'), [FIVE]).better == replace(OPENPBS, form="text")
+    assert OPENPBS.read(qstat("a banner of the site\n"), [FIVE]).better == json
+    with pytest.raises(PollFailed, match="cannot be read"):
+        replace(OPENPBS, form="text").read(qstat("a banner of the site\n"), [FIVE])
+
+
+def test_json_of_the_first_job_only_leads_to_text() -> None:
+    json = replace(OPENPBS, form="json")
+    one = '{"Jobs": {"5.pbssrv": {"job_state": "R"}}}'
+    assert json.read(qstat(one), [FIVE, SIX]).better == replace(OPENPBS, form="text")
+    assert json.read(qstat(one), [FIVE]).statuses[FIVE].state is JobState.RUNNING
+    nothing = '{"timestamp":1, "pbs_version":"23.06.06", "pbs_server":"pbssrv"}'
+    gone = json.read(qstat(nothing, "qstat: Unknown Job Id 5.pbssrv", 153), [FIVE])
+    assert gone.statuses[FIVE].state is JobState.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err"),
+    [
+        (255, "", "Connection refused\nqstat: cannot connect to server pbssrv (errno=15010)\n"),
+        (255, '{"timestamp":1,"pbs_version":"23.06.06"}', "Connection refused\nqstat: cannot connect to server pbssrv (errno=15010)"),
+        (255, "", "No route to host\nqstat: cannot connect to server 10.0.0.9 (errno=15010)\n"),
+        (255, "", "Unknown Host.\nqstat: cannot connect to server nohost (errno=15008)\n"),
+        (255, "", "pbsconf error: pbs conf variables not found: PBS_HOME PBS_EXEC PBS_SERVER\n"),
+        (255, "", ""),
+        (-9, LINE, ""),
+        (153, "", "qstat: Unknown Job Id 6.pbssrv\nqstat: cannot connect to server pbssrv (errno=15010)\n"),
+    ],
+)  # fmt: skip
+def test_no_answer_is_no_news(code: int, out: str, err: str) -> None:
+    for dialect in (OPENPBS, replace(OPENPBS, form="json"), TORQUE):
+        with pytest.raises(PollFailed):
+            dialect.read(qstat(out, err, code), [FIVE, SIX])
+
+
+def test_id_of_another_server_harms_no_other() -> None:
+    answer = OPENPBS.read(
+        qstat(LINE, "qstat: illegally formed job identifier: 6.otherhost\n", 1), [FIVE, JobId("6.otherhost")]
+    )
+    assert [status.state for status in answer.statuses.values()] == [JobState.RUNNING, JobState.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "flavour"),
+    [
+        ("pbs_version = 23.06.06\n", "", "openpbs"),
+        ("pbs_version = PBSPro_13.0.407\n", "", "openpbs"),
+        ("", "Version: 6.1.2\nCommit: 661e092552de43a785c15d39a3634a541d86898e\n", "torque"),
+        ("version: 2.4.16\n", "", "torque"),
+        ("", "Unknown option: version\nUsage:\n    qstat [-f]\n", None),
+        ("", "", None),
+    ],
+)
+def test_what_the_commands_are(out: str, err: str, flavour: str | None) -> None:
+    assert flavour_of(qstat(out, err)) == flavour

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hpccluster.cli.output import JSON, say, write_json, write_table
 from hpccluster.config import ResolvedCluster, load, load_config, suggest
 from hpccluster.config.check import field_types
 from hpccluster.config.schema import ClusterOptions
-from hpccluster.config.write import yaml_value
+from hpccluster.config.write import write_new, yaml_value
 from hpccluster.errors import BackendUnavailable, ConfigError
 
 
@@ -152,7 +152,7 @@ def init_command(path: Path | None, user: bool, project: bool, force: bool, as_j
     PATH in place of --user or --project; - is standard output.
     """
     from hpccluster.backend.registry import list_plugins
-    from hpccluster.config.write import default_file, write_new
+    from hpccluster.config.write import default_file
 
     if (path is not None) + user + project > 1:
         raise click.UsageError("say one of PATH, --user, --project", click.get_current_context())
@@ -172,6 +172,57 @@ def init_command(path: Path | None, user: bool, project: bool, force: bool, as_j
         say(
             f"wrote {load.shown(target.absolute())}: everything is commented out; edit it, then: hpccluster config validate"
         )
+
+
+@config_command.command("import")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The file to write: by default ~/.config/hpccluster/from-dask.yaml; - is standard output.",
+)
+@click.option(
+    "--as", "named", multiple=True, metavar="NAME=BACKEND", help="Which batch system a section of your own is for."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@JSON
+def import_command(file: Path, output: Path | None, named: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Write what dask-jobqueue's configuration says (~/.config/dask/jobqueue.yaml), with a verdict on each value."""
+    from hpccluster.cli.importing import convert_file, report
+
+    sections, text = convert_file(file, named)
+    to_stdout = str(output) == "-"
+    target = output or load.user_folder() / "from-dask.yaml"
+    has_values = any(section.values for section in sections)
+    if has_values and not to_stdout:
+        write_new(target, text, replace=force)
+    written = str(target.absolute()) if has_values and not to_stdout else None
+    if as_json:
+        write_json(
+            {
+                "file": written,
+                "sections": [
+                    {
+                        "name": it.name,
+                        "backend": it.backend,
+                        "problem": it.problem,
+                        "values": it.values,
+                        "verdicts": [asdict(judged) for judged in it.judged],
+                    }
+                    for it in sections
+                ],
+            }
+        )
+        return
+    report(sections, to_stderr=to_stdout)
+    if to_stdout:
+        say(text.rstrip())
+    elif written is None:
+        say(f"{file} says nothing that could be taken over; nothing was written")
+    else:
+        say(f"wrote {load.shown(target.absolute())}; check: hpccluster config validate")
 
 
 @config_command.command("validate")

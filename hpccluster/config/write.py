@@ -10,7 +10,7 @@ import os
 import secrets
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,29 @@ def _description(hint: Any) -> str:
 
 def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(text, WIDTH - 8)]
+
+
+def sections_file(
+    introduction: Sequence[str], sections: Mapping[str, Mapping[str, Any]], clusters: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """A configuration file of these sections and named clusters, after some lines for people."""
+    lines = [*(f"# {line}".rstrip() for line in introduction), ""]
+    for name, values in sections.items():
+        lines += [f"{name}:", *(f"  {line}" for line in _block(values)), ""]
+    if clusters:
+        lines.append("clusters:")
+        for name, values in clusters.items():
+            lines += [f"  {name}:", *(f"    {line}" for line in _block(values)), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, list) and value:
+            yield f"{key}:"
+            yield from (f"  - {yaml_value(item)}" for item in value)
+        else:
+            yield f"{key}: {yaml_value(value)}"
 
 
 def write_new(path: Path, text: str, *, replace: bool = False) -> None:

@@ -52,7 +52,7 @@ def offered(commands: Commands, *words: str) -> list[str]:
 def test_verbs_options_and_described_clusters_are_offered(commands: Commands) -> None:
     assert offered(commands, "sc") == ["scale", "scheduler", "script"]
     assert "--maximum-jobs" in offered(commands, "adapt", "--max")
-    assert offered(commands, "config", "in") == ["init"]
+    assert offered(commands, "config", "i") == ["import", "init"]
     assert offered(commands, "up", "-c", "g") == ["gpu", "green", "g"]  # and files
     assert offered(commands, "script", "--backend", "sl") == ["slurm"]
     assert offered(commands, "config", "show", "gr") == ["green"]

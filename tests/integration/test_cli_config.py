@@ -184,3 +184,21 @@ def test_the_schema_agrees_with_what_is_accepted(commands: Commands) -> None:
         assert not validator.is_valid(yaml.safe_load(text)), text
         write(commands, text, "one.yaml")
         commands.err("config", "validate", "one.yaml", code=2)
+
+
+def test_the_configuration_of_dask_jobqueue_is_taken_over(commands: Commands) -> None:
+    theirs = 'jobqueue: {slurm: {cores: 8, memory: 16GB, project: p1, worker-extra-args: ["--lifetime", "25m"]}}\n'
+    write(commands, theirs, "jobqueue.yaml")
+    said = commands.out("config", "import", "jobqueue.yaml")
+    assert re.search(r"^slurm.project +p1 +renamed: account", said, re.MULTILINE)
+    assert re.search(r"^slurm.worker-extra-args +--lifetime 25m +dropped +automatic here", said, re.MULTILINE)
+    assert said.endswith("wrote ~/.config/hpccluster/from-dask.yaml; check: hpccluster config validate\n")
+    assert commands.out("config", "validate") == "fine: 1 file, sections slurm, clusters none\n"
+    assert commands.out("config", "get", "slurm.account") == "p1\n"
+    assert "exists; it is written over only with --force" in commands.err("config", "import", "jobqueue.yaml", code=2)
+    told = json.loads(commands.out("config", "import", "jobqueue.yaml", "--force", "--json"))
+    assert told["sections"][0]["verdicts"][0] == {"key": "cores", "value": "8", "verdict": "kept", "now": "", "why": ""}
+    assert yaml.safe_load(commands.out("config", "import", "jobqueue.yaml", "-o", "-"))["slurm"]["account"] == "p1"
+    write(commands, "# all commented out\n", "jobqueue.yaml")
+    assert "nothing was written" in commands.out("config", "import", "jobqueue.yaml", "-o", "new.yaml")
+    assert not (commands.directory / "new.yaml").exists()

@@ -1,11 +1,12 @@
 # `make demo` and `make test` set up all that they need themselves.
 BIN := .venv/bin
 
-.PHONY: help demo test unit slurm check format bench clean
+.PHONY: help demo test unit slurm docker check format bench clean
 help:
 	@echo "make demo     run a small real computation on a cluster on this machine"
 	@echo "make test     the whole test suite (as root on Debian or Ubuntu on a real Slurm, too)"
 	@echo "make unit     the tests without processes and sockets"
+	@echo "make docker   the tests on the dockerised Slurm of ci/slurm-docker"
 	@echo "make check    format, lint, types, floors"
 	@echo "make bench    against dask and concurrent.futures, in one run"
 
@@ -24,6 +25,10 @@ unit:
 slurm:
 	@tools/setup test
 	HPCCLUSTER_REQUIRE_SLURM=1 $(BIN)/pytest -m slurm $(ARGS)
+
+docker:
+	@tools/setup test
+	HPCCLUSTER_REQUIRE_DOCKER=1 $(BIN)/pytest -m docker $(ARGS)
 
 check:
 	@tools/setup test

@@ -89,6 +89,10 @@ class SlurmContext(TemplateContext):
     extra_directives: tuple[str, ...]
 
 
+NO_NODE = "None assigned"
+"""What sacct says of a job that was never started."""
+
+
 class SlurmDialect(Dialect[SlurmOptions]):
     """Slurm by sbatch, squeue, scancel and sacct."""
 
@@ -217,7 +221,7 @@ class SlurmDialect(Dialect[SlurmOptions]):
                 found.append(
                     JobStatus(
                         id=JobId(cells[0]), state=state, raw_state=cells[1], exit_code=code, signal=signal, reason=reason,
-                        node=cells[3],
+                        node="" if cells[3] == NO_NODE else cells[3],
                     )
                 )  # fmt: skip
         return found

@@ -36,8 +36,12 @@ _OTHER_ANSWER = (
 CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"partition specified|partition name", "PARTITION", ("queue",)),
     (r"group not permitted", "GROUP", ("queue",)),
+    # what one job asks for, before the general line on accounting and QOS that follows it
+    (r"MaxWallDurationPerJob", "TIME", ("walltime",)),
+    (r"(?:Assoc|QOS)(?:Max\w*PerJob|Min)", "LIMITS", ()),
     (r"violates accounting/qos|submit limit|max submit|maxsubmit|job limit", "LIMIT", ()),
-    (r"account|trackable", "ACCOUNT", ("account",)),
+    # "account or account/partition combination": a partition may take the jobs of certain accounts only
+    (r"account|trackable", "ACCOUNT", ("account", "queue")),
     (r"\bqos\b", "QOS", ("qos",)),
     (r"time limit|--time|timelimit", "TIME", ("walltime",)),
     (r"node count|--nodes", "NODES", ("nodes",)),
@@ -63,10 +67,11 @@ CONTEXT_OPTION = {"cpus": "cores", "nodes": ""}
 
 HINTS = {
     "LIMIT": "you have as many jobs in the queue as this account, QOS or partition allows: they must end first",
+    "LIMITS": "it asks for more (or less) than one job of this account or QOS may: sacctmgr show qos format=name,maxtres,mintres",
     "CONFIGURATION": "no node (of this partition) has that many cores and GPUs, and that much memory: ask for less",
     "MEMORY": "no node (of this partition) has that much memory for one job: ask for less",
     "CPUS": "no node (of this partition) has that many cores: ask for less",
-    "TIME": "see the limits of partitions with: sinfo -o '%P %l'",
+    "TIME": "see the limits of partitions with: sinfo -o '%P %l', of QOS with: sacctmgr show qos format=name,maxwall",
     "GRES": "see what nodes offer with: sinfo -o '%P %G'",
     "CONSTRAINT": "see the features of nodes with: sinfo -o '%P %f'",
     "RESERVATION": "see the reservations with: scontrol show reservation",
@@ -125,8 +130,7 @@ def _directive(script: str, said: str, blamed: tuple[str, ...]) -> str:
     """The line of the script that is to blame: by the name of an option in the message, or by what usually is."""
     lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
     named = re.search(r"(--[a-z-]+)", said)
-    spellings = {spelling for name in blamed for spelling in DIRECTIVES[name]}
-    for wanted in ({named[1]} if named else set(), spellings):
+    for wanted in ((named[1],) if named else (), *(DIRECTIVES[name] for name in blamed)):
         for line in lines:
             if option_of(line.removeprefix("#SBATCH ")) in wanted:
                 return line

@@ -1,13 +1,12 @@
 """The life of a cluster, the same on every backend: sizes, work, refusals, deaths, logs, the end.
 
-Slurm and SSH are real ones; PBS is its fake commands (a real OpenPBS is in no distribution), local is this machine.
+Slurm (private, and dockerised with accounting and a login host of its own) and SSH are real ones; PBS is its fake commands (a real OpenPBS is in no distribution), local is this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,14 @@ from support.sites import LocalSite, PBSSite, Site, SlurmSite, SSHSite
 
 pytestmark = pytest.mark.timeout(150)
 
-SITES = ["local", "pbs", "ssh", pytest.param("slurm", marks=pytest.mark.slurm)]
+SITES = [
+    "local",
+    "pbs",
+    "ssh",
+    pytest.param("slurm", marks=pytest.mark.slurm),
+    # the first that asks for it waits until it is built
+    pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(900)]),
+]
 
 
 @pytest.fixture(params=SITES)
@@ -29,6 +35,10 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         match request.param:
             case "slurm":
                 found = SlurmSite(request.getfixturevalue("slurm"))
+            case "docker":
+                from support.docker_site import DockerSite  # the SDK is heavy
+
+                found = DockerSite(request.getfixturevalue("docker_slurm"))
             case "pbs":
                 found = PBSSite(stack.enter_context(FakePBS()), tmp_path)
             case "ssh":
@@ -205,6 +215,5 @@ def test_nothing_outlives_an_owner_that_was_killed(site: Site) -> None:
     said = json.loads(owner.stdout.readline())
     assert said["jobs"] == 2
     assert site.left()
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
+    site.kill(owner)
     site.wait_until_empty()

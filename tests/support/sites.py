@@ -76,13 +76,18 @@ class Site(ABC):
     def start(self, body: str) -> subprocess.Popen[str]:
         """Start a program; its standard streams are pipes."""
 
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """End a started program by SIGKILL."""
+        process.kill()
+        process.wait()
+
     def run(self, body: str, timeout: float = 100.0) -> dict[str, Any]:
         """What a program said last. It must end well and say nothing unexpected."""
         process = self.start(body)
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
-            process.kill()
+            self.kill(process)
         assert process.returncode == 0, out + err
         said: dict[str, Any] = json.loads(out.splitlines()[-1])
         return said | {"stderr": err}

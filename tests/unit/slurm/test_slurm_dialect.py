@@ -272,14 +272,18 @@ def test_history() -> None:
     assert command[-1] == "--jobs=1,2"
     # sacct --allocations --noheader --parsable2 --format=JobIDRaw,State,ExitCode,NodeList
     text = "1|COMPLETED|0:0|n1\n2|CANCELLED by 1001|0:15|n1\n3|TIMEOUT|0:0|n1\n4|RUNNING|0:0|n1\n5|OUT_OF_MEMORY|0:125|n1\n6.batch|FAILED|1:0|n1\n"
+    text += "7|CANCELLED by 1000|0:0|None assigned\n"
     told = DIALECT.parse_history(CommandResult(("sacct",), 0, text, ""))
     assert told is not None
+    assert [status.node for status in told] == ["n1"] * 4 + [""]
     assert [(status.id, status.state, status.exit_code, status.signal, status.reason) for status in told] == [
         ("1", JobState.COMPLETED, 0, None, ""),
         ("2", JobState.CANCELLED, 0, 15, "cancelled by uid 1001"),
         ("3", JobState.TIMEOUT, 0, None, ""),
         # what accounting believes to run, but squeue does not list, is absent
         ("5", JobState.OUT_OF_MEMORY, 0, 125, ""),
+        # it was pending
+        ("7", JobState.CANCELLED, 0, None, "cancelled by uid 1000"),
     ]
 
 

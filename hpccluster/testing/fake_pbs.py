@@ -54,8 +54,8 @@ class PBSJob:
     exit_status: int | None = None
     comment: str = ""
     hold_types: str = "n"
-    ended_by: Literal["", "qdel", "force", "walltime"] = ""
-    has_run: bool = False
+    ended_by: Literal["", "qdel", "force", "walltime", "rerun"] = ""
+    run_count: int = 0
     process: subprocess.Popen[bytes] | None = None
     timer: threading.Timer | None = None
 
@@ -88,6 +88,8 @@ class FakePBS(FakeSystem[PBSJob]):
     """What ``qstat -F`` knows; old versions know none."""
     is_down: bool = False
     """The server's port is closed."""
+    can_write_output: bool = True
+    """Whether the node can write where ``-k oed`` is to put the output."""
     is_node_dead: bool = False
     """The server cannot reach the node that runs the jobs."""
 
@@ -105,6 +107,12 @@ class FakePBS(FakeSystem[PBSJob]):
             return self._qstat(call)
         said = f"Connection refused\n{call.command}: cannot connect to server {self.server} (errno=15010)\n"
         return Answer(_DOWN[call.command], "", said)
+
+    def rerun(self, job: str) -> None:
+        """What an administrator does by ``qrerun``: the job ends, and waits again under its id."""
+        with self._lock:
+            self.jobs[job].ended_by = "rerun"
+            self._signal(self.jobs[job], signal.SIGKILL)
 
     # ------------------------------------------------------------------------------------------------------------ commands
 
@@ -257,6 +265,8 @@ class FakePBS(FakeSystem[PBSJob]):
         script.chmod(0o700)
         is_direct = options.get("k") == "oed"
         try:
+            if is_direct and not self.can_write_output:
+                raise PermissionError
             output = (Path(options["o"]) if is_direct else spool).open("ab" if is_direct else "wb")
         except OSError:
             # what PBS does after 21 tries
@@ -269,7 +279,7 @@ class FakePBS(FakeSystem[PBSJob]):
                 [*shell, str(script)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env=self._job_environment(job, home), cwd=home, umask=int(job.submission.umask, 8), start_new_session=True,
             )  # fmt: skip
-        job.state, job.substate, job.has_run = "R", 42, True
+        job.state, job.substate, job.run_count = "R", 42, job.run_count + 1
         job.comment = f"Job run at Tue Nov 24 at 06:21 on ({self.node}:ncpus=1)" if self.flavour == "openpbs" else ""
         self._watch(job, process)
         if (walltime := job.submission.walltime) is not None:
@@ -318,6 +328,10 @@ class FakePBS(FakeSystem[PBSJob]):
                 status, how = 271, f"terminated by {self.user}@{self.server}"
             case "force":
                 status, how = 265, f"terminated by {self.user}@{self.server}"
+            case "rerun":
+                job.state, job.substate, job.exit_status, job.ended_by = "Q", 10, -11, ""
+                self._schedule()
+                return
             case "walltime":
                 status, how = -11 if is_torque else -29, "exceeded resource walltime"
             case _:
@@ -348,12 +362,13 @@ class FakePBS(FakeSystem[PBSJob]):
         found = {
             "Job_Name": job.name,
             "Job_Owner": f"{self.user}@{self.server}",
-            "resources_used.walltime": "00:00:01" if job.has_run else "",
+            "resources_used.walltime": "00:00:01" if job.run_count else "",
             "job_state": job.state,
             "queue": job.queue,
             "server": self.server,
             "ctime": time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime()),
-            "exec_host": f"{self.node}/0" if job.has_run else "",
+            "exec_host": f"{self.node}/0" if job.run_count else "",
+            "run_count": str(job.run_count or ""),
             "Hold_Types": job.hold_types,
             "Join_Path": submission.options.get("j", "n"),
             "Keep_Files": submission.options.get("k", "n"),

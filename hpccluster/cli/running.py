@@ -79,6 +79,9 @@ async def _ask(directory: Path, operation: str, arguments: dict[str, Any], wait:
         raise PeerLost(f"the head of {directory.name!r} did not answer within {wait:g} s") from None
 
 
+_ASKED = ("engine", "dashboard", "workers", "expected_workers", "threads", "memory", "jobs")
+
+
 def describe(clusters: Sequence[Known]) -> list[dict[str, Any]]:
     """What is known of these clusters, for `status`: plain values with stable keys. Heads are asked all at once."""
     return asyncio.run(_describe(clusters))
@@ -103,7 +106,7 @@ async def _describe_one(record: HeadRecord, directory: Path) -> dict[str, Any]:
         return facts | {"state": "unreachable", "reason": str(error).splitlines()[0]}
     except HpcClusterError as error:
         return facts | {"reason": str(error).splitlines()[0]}
-    return facts | {key: info.get(key) for key in ("workers", "expected_workers", "threads", "memory", "jobs")}
+    return facts | {key: info.get(key) for key in _ASKED}
 
 
 def _from_record(record: HeadRecord, directory: Path) -> dict[str, Any]:
@@ -136,9 +139,5 @@ def _from_record(record: HeadRecord, directory: Path) -> dict[str, Any]:
             "started": program.started,
             "ended": program.ended,
         },
-        "workers": None,
-        "expected_workers": None,
-        "threads": None,
-        "memory": None,
-        "jobs": None,
+        **dict.fromkeys(_ASKED),
     }

@@ -65,6 +65,8 @@ def _write_one(facts: dict[str, Any]) -> None:
             "threads": str(facts["threads"] or ""),
             "memory": format_bytes(facts["memory"]) if facts["memory"] else "",
             "jobs": _jobs(facts),
+            "engine": facts["engine"] if facts["engine"] not in (None, "native") else "",
+            "dashboard": facts["dashboard"] or "",
             "head": f"process {facts['pid']} on {facts['host']}",
             "address": facts["address"] if facts["ended"] is None else "",
             "files": facts["directory"],

@@ -9,8 +9,11 @@ is started first, and loads what it needs at the same time. Must not know any ba
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -22,6 +25,7 @@ from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommErr
 
 if TYPE_CHECKING:
     from hpccluster.config import ResolvedCluster
+    from hpccluster.head.spec import HeadSpec
     from hpccluster.runtime.scheduler import Scheduler
 
 __all__ = ["START_TIMEOUT", "ClusterManager"]
@@ -33,6 +37,13 @@ ANSWER_TIME = 5.0
 """Seconds that the head may take beyond that."""
 
 _log = logging.getLogger("hpccluster.cluster")
+
+
+class Done:
+    """May be awaited, and is there already."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
 
 
 class SchedulerElsewhere(ClusterError, AttributeError):
@@ -131,7 +142,7 @@ class ClusterManager(ClusterControls):
         if "name" in resolved.settings and (running := describe.find_own(spec.name, spec.backend, parent)) is not None:
             head.abandon()
             self._set(spec.name, running.address, parent / spec.name)
-            self._take_over(spec.linger)
+            self._take_over(spec)
             return
         self._origins = resolved.origins
         try:
@@ -155,15 +166,21 @@ class ClusterManager(ClusterControls):
         self._is_owner = True
         atexit.register(self._at_exit)
 
-    def _take_over(self, linger: float) -> None:
+    def _take_over(self, spec: HeadSpec) -> None:
         """Become the owner of a cluster whose owner has gone."""
         from hpccluster.cluster import describe
 
-        pid, start = describe.this_process()
-        if self._remote.ask("take_over", pid=pid, start=start, linger=linger):
-            self._linger = linger
-            self._own()
         info = self._remote.ask("info")
+        if info["engine"] != spec.engine:
+            raise ClusterError(
+                f"a cluster named {self._name!r} is running already, with engine={info['engine']!r}, not {spec.engine!r}\n"
+                f"choose another name=, or end it with: hpccluster down {self._name}",
+                code="HPC-CLUSTER-NAME-TAKEN",
+            )
+        pid, start = describe.this_process()
+        if self._remote.ask("take_over", pid=pid, start=start, linger=spec.linger):
+            self._linger = spec.linger
+            self._own()
         _show("warning", f"joined {self._name!r}: {info['workers']} workers")
 
     @property
@@ -179,11 +196,16 @@ class ClusterManager(ClusterControls):
             )
         return cast("Scheduler", scheduler)
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None) -> Any:
         """End the cluster: cancel all its jobs, verify that they are gone, end its processes. Idempotent.
 
         *`CancelFailed`*: the cluster is closed, but the jobs that it names may still be there; its head goes on trying.
+        In a coroutine it may be awaited, as dask's client does, and does the same.
         """
+        self._close(timeout)
+        return Done() if sys._getframe(1).f_code.co_flags & inspect.CO_COROUTINE else None
+
+    def _close(self, timeout: float | None) -> None:
         if self._closed or self._process != os.getpid():
             return
         limit = CLOSE_TIMEOUT if timeout is None else timeout

@@ -90,7 +90,9 @@ def _credential(settings: WorkerSettings) -> tuple[tuple[str, ...], Security | N
         if not file.addresses:
             raise CredentialError(f"the connection file {settings.connection_file} names no address")
         if file.engine != "native":
-            raise ConfigError(f"cluster {file.name!r} runs the engine {file.engine}: these workers are not for it")
+            raise ConfigError(
+                f"cluster {file.name!r} runs the engine {file.engine}: its workers are dask's\n  fix: hpccluster scale {file.name} N"
+            )
         return file.addresses, Security.from_connection_file(file)
     if not settings.addresses:
         raise ConfigError("workers need a connection file or an address")

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import hpccluster
 from hpccluster import ClusterManager, LocalCluster
 from hpccluster.comm.connection_file import read_connection_file
-from hpccluster.errors import ConfigError, JobDied
+from hpccluster.errors import ClusterError, ConfigError, JobDied
 from hpccluster.head.directory import read_record
 from hpccluster.protocol.messages import Role
 from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
@@ -192,6 +193,24 @@ def test_each_engine_has_clients_of_its_own(shared: LocalCluster, state: Path) -
             assert client.submit(pow, 2, 2).result() == 4
 
 
+def test_a_name_is_joined_by_the_same_engine_only(shared: LocalCluster) -> None:
+    where = {"name": shared.name, "state_directory": shared.directory.parent}
+    with make(**where) as same:
+        assert same.scheduler_address == shared.scheduler_address
+    with pytest.raises(ClusterError, match="with engine='dask', not 'native'"):
+        make(**where, engine="native")
+    assert shared.status == "running"
+
+
+def test_only_clusters_of_this_engine_load_it() -> None:
+    text = (
+        "import sys, hpccluster, hpccluster.head.server, hpccluster.engine.native, hpccluster.cli.main, "
+        "hpccluster.runtime.process, hpccluster.cluster.manager; print(sorted({'dask', 'distributed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
 def test_without_the_extra_it_is_one_clear_error(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if name == "distributed":
@@ -279,6 +298,33 @@ def test_a_job_that_dies_early_is_diagnosed(state: Path, tmp_path: Path) -> None
     assert processes_of(state) == {}
 
 
+def test_a_job_that_is_told_to_end_hands_over_first(state: Path) -> None:
+    with make(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        leaver, stayer = cluster.workers
+        data = [client.scatter(n, workers=[worker.address], hash=False) for n, worker in enumerate((leaver, stayer))]
+        nanny = psutil.Process(leaver.pid).parent()
+        assert nanny is not None
+        assert "hpccluster.engine.dask_worker" in nanny.cmdline()
+        # What batch systems do: every process of the job hears it.
+        for process in (nanny, psutil.Process(leaver.pid)):
+            process.terminate()
+        wait_until(lambda: leaver.job not in {worker.job for worker in cluster.workers}, "the worker to leave")
+        assert client.gather(data) == [0, 1]
+        wait_until(lambda: "workers ended with exit code 0" in cluster.logs(leaver.job), "the ordered end of the job")
+
+
+def test_workers_that_lose_their_connection_come_back(state: Path) -> None:
+    with make() as cluster, distributed.Client(cluster) as client:
+        future = client.submit(pow, 2, 6)
+        assert future.result() == 64
+        (before,) = cluster.workers
+        client.run_on_scheduler(lambda dask_scheduler: [c.abort() for c in dask_scheduler.stream_comms.values()])
+        wait_until(lambda: [w for w in cluster.workers if w.pid != before.pid], "a new worker", timeout=30)
+        assert future.result(timeout=30) == 64
+        assert [job.name for job in cluster.jobs] == [before.job], "in the same job"
+        assert "was lost" in cluster.logs(before.job)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_an_owner_that_is_killed(state: Path, number: signal.Signals) -> None:
     process = script(
@@ -333,6 +379,9 @@ def test_a_client_may_shut_the_cluster_down(state: Path) -> None:
         client = distributed.Client(cluster.scheduler_address, security=cluster.security)
         client.shutdown()
         wait_until(lambda: cluster.is_closed, "the end of the head")
+    with make() as cluster:
+        distributed.Client(cluster).shutdown()
+        assert cluster.is_closed
     wait_until_gone(state)
     assert files_of(state) == []
 

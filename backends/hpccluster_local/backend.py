@@ -60,6 +60,7 @@ class LocalBackend(Backend):
     """Jobs are processes of this machine."""
 
     runs_here = True
+    ends_with_head = True
     poll_interval = 0.5
 
     def __init__(self, options: LocalOptions) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from hpccluster.cluster.launch import START_TIMEOUT
-from hpccluster.cluster.manager import ClusterManager
+from hpccluster.cluster.manager import START_TIMEOUT, ClusterManager
 
 
 class SLURMCluster(ClusterManager):

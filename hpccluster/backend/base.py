@@ -54,7 +54,11 @@ class Backend(ABC):
     credential_way: ClassVar[CredentialWay] = "shared"
 
     runs_here: ClassVar[bool] = False
-    """Its jobs are processes of this very host: the head listens on loopback, and nothing is kept when all has ended."""
+    """Its jobs run on this very host: the head listens on loopback."""
+
+    ends_with_head: ClassVar[bool] = False
+    """Its jobs are processes of the head, and end with it however it ends: none has to be looked for after a head that was
+    killed, and nothing is kept when all has ended well."""
 
     places_jobs: bool = False
     """It chooses the host of each job itself, and lets those rest whose jobs were of no use. So the fleet takes the early
@@ -71,7 +75,7 @@ class Backend(ABC):
         return ()
 
     def use_launcher(self, launcher: JobLauncher) -> None:
-        """Jobs may be started by this; only said to a backend that ``runs_here``. May be ignored."""
+        """Jobs may be started by this; only said to a backend that says `ends_with_head`. May be ignored."""
 
     @abstractmethod
     def render(self, spec: JobSpec) -> str:

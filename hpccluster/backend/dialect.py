@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from hpccluster.backend.options import BatchOptions
+from hpccluster.backend.options import JobOptions
 from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobStatus
 
-AnyOptions = TypeVar("AnyOptions", bound=BatchOptions)
+AnyOptions = TypeVar("AnyOptions", bound=JobOptions)
 
 NO_CHANGES: Mapping[str, str | None] = {}
 

@@ -25,6 +25,10 @@ REAP_TIME = 2.0
 OUTPUT_TIME = 2.0
 """Seconds that output may still come after a command has ended: a child that it left behind may hold its output open."""
 
+LEFT_OPEN_TIME = 0.3
+"""The same for a command whose output is its answer: what it wrote itself is there when it ends. (A command that starts a
+daemon, the first `tsp` for one: uvloop lets it inherit a second, hidden copy of each pipe, which no daemon closes.)"""
+
 _LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
 
 
@@ -108,27 +112,21 @@ class LocalRunner(Runner):
         environment: Mapping[str, str | None] | None = None,
         timeout: float = 60.0,
     ) -> CommandResult:
-        variables = self._variables(environment, _LOCALE)
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=variables,
-            )
+        said = {1: bytearray(), 2: bytearray()}
+        command = await self._spawn(
+            lambda: LocalCommand(lambda fd, data: said[fd].extend(data), output_time=LEFT_OPEN_TIME),
+            argv,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            environment=self._variables(environment, _LOCALE),
+            dies=True,
         )
         try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            with contextlib.suppress(OSError):
-                await _end(await starting)  # it may run already, and nobody else knows it
-            raise
-        except (FileNotFoundError, PermissionError) as error:
-            raise _not_runnable(argv[0], error) from error
-        try:
             async with asyncio.timeout(timeout):
-                out, err = await process.communicate(None if stdin is None else stdin.encode())
+                if stdin is not None:
+                    await command.write(stdin.encode())
+                    command.close()
+                code = await command.wait()
         except TimeoutError:
             raise CommandFailed(
                 f"{argv[0]} did not end within {timeout:g} s and was killed; it may have done its work all the same",
@@ -136,11 +134,9 @@ class LocalRunner(Runner):
                 details={"command": argv[0]},
             ) from None
         finally:
-            await _end(process)
-        assert process.returncode is not None
-        return CommandResult(
-            tuple(argv), process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
-        )
+            await command.end()
+        out, err = (bytes(said[fd]).decode(errors="replace") for fd in (1, 2))
+        return CommandResult(tuple(argv), code, out, err)
 
     async def start(
         self,
@@ -149,27 +145,45 @@ class LocalRunner(Runner):
         environment: Mapping[str, str | None] | None = None,
         output: Callable[[bytes], None],
     ) -> RunningCommand:
-        starting = asyncio.ensure_future(
-            asyncio.get_running_loop().subprocess_exec(
-                lambda: LocalCommand(output),
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=self._variables(environment, {}),
-            )
+        command = await self._spawn(
+            lambda: LocalCommand(lambda _, data: output(data), output_time=OUTPUT_TIME),
+            argv,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            environment=self._variables(environment, {}),
+            dies=False,
         )
-        try:
-            _, command = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            with contextlib.suppress(OSError):
-                (await starting)[1].close()
-            raise
-        except (FileNotFoundError, PermissionError) as error:
-            raise _not_runnable(argv[0], error) from error
         self._started.add(command)
         command.ended.add_done_callback(lambda _: self._started.discard(command))
         return command
+
+    async def _spawn(
+        self,
+        protocol: Callable[[], LocalCommand],
+        argv: Sequence[str],
+        *,
+        stdin: int,
+        stderr: int,
+        environment: Mapping[str, str],
+        dies: bool,
+    ) -> LocalCommand:
+        """*After cancellation* what may have been started reads the end of its input, and is ended if ``dies``."""
+        starting = asyncio.ensure_future(
+            asyncio.get_running_loop().subprocess_exec(
+                protocol, *argv, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=stderr, env=environment
+            )
+        )
+        try:
+            return (await asyncio.shield(starting))[1]
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                command = (await starting)[1]  # it may run already, and nobody else knows it
+                command.close()
+                if dies:
+                    await command.end()
+            raise
+        except (FileNotFoundError, PermissionError) as error:
+            raise _not_runnable(argv[0], error) from error
 
     async def read_tail(self, path: str, lines: int | None = None) -> str:
         return await asyncio.to_thread(read_tail, path, lines)
@@ -186,10 +200,12 @@ class LocalRunner(Runner):
 class LocalCommand(RunningCommand, asyncio.SubprocessProtocol):
     """A process of this host, as its loop tells of it."""
 
-    def __init__(self, output: Callable[[bytes], None]) -> None:
+    def __init__(self, output: Callable[[int, bytes], None], *, output_time: float) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = loop.create_future()
         self._output = output
+        self._output_time = output_time
+        self._exited = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._process: asyncio.SubprocessTransport | None = None
@@ -207,6 +223,20 @@ class LocalCommand(RunningCommand, asyncio.SubprocessProtocol):
         if self._input is not None:
             self._input.close()
 
+    async def end(self) -> None:
+        """Kill and reap it if it still runs, also while we are being cancelled."""
+        if not self.ended.done():
+            await asyncio.shield(asyncio.ensure_future(self._kill()))
+
+    async def _kill(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_TIME):
+                await self._exited.wait()
+        self._process.close()  # its output may be held open by a child that it left behind
+
     # ------------------------------------------------------------------------------------------------ called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -215,7 +245,7 @@ class LocalCommand(RunningCommand, asyncio.SubprocessProtocol):
         self._input = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._output(data)
+        self._output(fd, data)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -229,7 +259,8 @@ class LocalCommand(RunningCommand, asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         self._writable.set()
-        asyncio.get_running_loop().call_later(OUTPUT_TIME, self._end)
+        self._exited.set()
+        asyncio.get_running_loop().call_later(self._output_time, self._end)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()  # it has ended, and its output too
@@ -249,22 +280,6 @@ def _not_runnable(command: str, error: OSError) -> BackendUnavailable:
         code="HPC-BACKEND-COMMAND",
         details={"command": command},
     )
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill and reap what is still running, also while we are being cancelled."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await asyncio.shield(asyncio.ensure_future(_reap(process)))
-
-
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    # the command may be a wrapper whose child holds the pipes open: some versions of asyncio wait for those, too
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(REAP_TIME):
-            await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]
 
 
 def read_tail(path: str, lines: int | None = None) -> str:

@@ -47,8 +47,8 @@ async def _reap(record: HeadRecord, names: Collection[JobName], timeout: float) 
         _, backend = make_backend(record)
     except HpcClusterError:
         return frozenset(names)
-    if backend.runs_here:
-        return frozenset()  # they were processes of the head, and died with it
+    if backend.ends_with_head:
+        return frozenset()
     try:
         return await reap(backend, names, duration=timeout, first_pause=0.5)
     finally:

@@ -39,6 +39,7 @@ class InsideBackend(Backend):
 
     credential_way: ClassVar[CredentialWay] = "stdin"
     runs_here = True
+    ends_with_head = True
     poll_interval = 0.5
 
     def __init__(self) -> None:

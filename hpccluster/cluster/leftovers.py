@@ -129,7 +129,7 @@ async def _ask(leftover: Leftover) -> Leftover:
         return leftover
     try:
         _, backend = make_backend(leftover.record)
-        if backend.runs_here:
+        if backend.ends_with_head:
             return replace(leftover, names=frozenset())
         try:
             async with asyncio.timeout(ASK_TIMEOUT):

@@ -64,7 +64,7 @@ def _run(spec: HeadSpec, pipe: int, owner: int, answer: int) -> int:
 
     options, backend = make_backend(spec)
     with ExitStack() as ending:
-        if backend.runs_here:
+        if backend.ends_with_head:
             # Forked before there are threads or a loop; it loads what nannies need while we load what a head needs.
             from hpccluster.runtime.launcher import Launcher
 

@@ -287,7 +287,7 @@ class Head:
             self.directory.update(unconfirmed=left)
             left = tuple(sorted(await reap(self.backend, [JobName(name) for name in left])))
         await self.backend.close()
-        if self.backend.runs_here and not left and not self.spec.program and not self.spec.detached:
+        if self.backend.ends_with_head and not left and not self.spec.program and not self.spec.detached:
             self.directory.remove(reason=self._reason)
         else:
             self.directory.update(state="ended", ended=time.time(), unconfirmed=left)

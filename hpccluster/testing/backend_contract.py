@@ -101,7 +101,7 @@ class BackendContract:
         return JobSpec(**(values | changes))
 
     def run(self, backend: Backend, scenario: Callable[[Backend], Coroutine[Any, Any, None]]) -> None:
-        """Run one test; then cancel every job that it submitted."""
+        """Run one test; then cancel every job that it submitted, until all are gone."""
         submitted: list[JobId] = []
         submit = backend.submit
 
@@ -115,7 +115,7 @@ class BackendContract:
             try:
                 await scenario(backend)
             finally:
-                await backend.cancel(submitted)
+                await self.until_all_gone(backend, submitted)
                 await backend.close()
 
         asyncio.run(whole())
@@ -158,6 +158,14 @@ class BackendContract:
             return job in report.gone
 
         await self.until(gone, f"job {job} is gone")
+
+    async def until_all_gone(self, backend: Backend, jobs: list[JobId]) -> None:
+        """Cancel the jobs until the report says that they are gone."""
+
+        async def gone() -> bool:
+            return (await backend.cancel(jobs)).gone >= set(jobs)
+
+        await self.until(gone, f"jobs {jobs} are gone")
 
     # -------------------------------------------------------------------------------------------------------------- submit
 
@@ -228,8 +236,10 @@ class BackendContract:
             task.cancel()
             await asyncio.wait([task])
             # there may be a job, now or later: whatever the name leads to can be cancelled
-            for job in (await backend.find([spec.name])).values():
-                await self.until_gone(backend, job)
+            for _ in range(2):
+                for job in (await backend.find([spec.name])).values():
+                    await self.until_gone(backend, job)
+                await asyncio.sleep(0.5)
 
         self.run(backend, scenario)
 

@@ -65,6 +65,14 @@ def test_command_that_takes_too_long_is_ended(run: Run, tmp_path: Path) -> None:
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+def test_command_that_leaves_a_daemon_behind_is_not_waited_for(run: Run, tmp_path: Path) -> None:
+    daemon = f"(echo $$ >{tmp_path}/pid; exec sleep 9) & seq 30000; exit 3"
+    begin = time.monotonic()
+    result = run(LocalRunner().run(("sh", "-c", daemon), timeout=8.0))
+    assert time.monotonic() - begin < 5
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (3, "30000")
+
+
 def test_cancelled_command_is_ended(run: Run, tmp_path: Path) -> None:
     async def scenario() -> int:
         pid = tmp_path / "pid"

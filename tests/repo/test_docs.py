@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import textwrap
 from pathlib import Path
 
 import click
@@ -43,3 +45,19 @@ def test_no_path_of_a_machine_is_left_in_the_tree() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".md", ".sh", ".yaml"}:
                 assert not pattern.search(path.read_text()), path
+
+
+def test_the_plugin_api_is_there_and_the_example_is_quoted_as_it_is() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text()
+    rows = re.findall(r"^\| `(hpccluster\.[a-z_.]+)` \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for module, names in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"docs/plugins.md: {module} has no {name}"
+    example = ROOT / "examples" / "hpccluster-taskspooler"
+    sources = [path.read_text() for path in example.rglob("*") if path.suffix in {".py", ".toml"}]
+    quoted = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    quoted += [textwrap.dedent(text) for text in re.findall(r"\n\n((?: {4}\[project.*\n)(?: {4}.*\n)+)", page)]
+    assert len(quoted) == 3
+    for text in quoted:
+        assert any(text in source for source in sources), f"docs/plugins.md quotes what is not there:\n{text}"

@@ -14,16 +14,6 @@ ROOT = Path(__file__).parents[2]
 TOP = {"hpccluster", "hpccluster_local", "hpccluster_pbs", "hpccluster_slurm", "hpccluster_ssh", "hpccluster_templates"}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(target), str(ROOT)], check=True, timeout=300
-    )
-    (built,) = target.glob("*.whl")
-    return built
-
-
 @pytest.mark.timeout(300)
 def test_the_wheel_holds_the_packages_templates_and_types(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()

@@ -60,35 +60,44 @@ _TORQUE_CODES = {
 
 HELD_FOR_GOOD = "job held, too many failed attempts to run"
 
+_SHORTER = "a shorter walltime= may fit before"
+
 MEANINGS = (
     (
         HELD_FOR_GOOD,
         "PBS failed to start it many times, and holds it for good: set log_directory= to one that the nodes can write to",
     ),
-    (r"Can Never Run", "no node has what it asks for, so it never starts: ask for less, or choose another queue="),
+    (
+        r"Can Never Run|largest placement set|Not enough total nodes|Specified .* does not exist",
+        "no nodes have what it asks for, so it never starts: ask for less, or choose another queue=",
+    ),
     (r"Queue not started", "its queue does not start jobs now; choose another queue= or wait for the administrators"),
     (
-        r"(?:User|Project|Group).* has reached .*running job limit|running jobs? limit",
-        "as many jobs run as you may have at a time: it starts when one of them has ended",
+        r"limit(?: reached)? on resource",
+        "a limit on this resource is reached: it starts when other jobs of yours have ended",
     ),
     (
-        r"limit reached on resource|limit on resource",
-        "your share of a resource is in use: it starts when others of your jobs have ended",
+        r"(?:run|running|job) limit|subjobs limit",
+        "as many jobs run as are allowed: it starts when one of them has ended",
     ),
-    (r"Insufficient amount of resource: host", "the node that it needs is down or not in use now"),
+    (r"reservation or top job", f"it would delay a job of higher priority, or run into a reservation: {_SHORTER}"),
+    (r"top job|strict sorted order|backfill job|preempt enough", "jobs of higher priority wait before it"),
+    (r"reservation", f"it would run into a reservation: {_SHORTER}"),
+    (r"dedicated time|prime ?time|will cross into", f"it would run into a time that is kept for others: {_SHORTER}"),
+    (r"zero shares", "you have no shares on this system; ask its administrators"),
+    (r"under job_sort_formula threshold", "its priority is too low for now; it grows while it waits"),
+    (r"resource: host|ineligible (?:state|type)|no PBS license", "the node that it needs is down or not in use now"),
+    (r"PBS Error|Cannot provision", "PBS has tried to start it and failed; ask your administrators if it goes on"),
     (
-        r"Insufficient amount of (?:server |queue )?resource|Not enough |No available resources on nodes",
+        r"Insufficient amount of|Not enough |too few free resources|No available resources|exclusive node|won't fit on",
         "what it asks for is in use: it starts when other jobs have ended; smaller or shorter jobs start sooner",
     ),
-    (r"dedicated time|prime ?time", "it may only run at certain times of the day or week, or would run into them"),
-    (r"reservation", "it waits for a reservation, or would run into one: a shorter walltime= may fit before"),
-    (r"strict ordering|backfill|top job|higher priority", "jobs of higher priority wait before it"),
     (r"^held \(.*[os].*\)", "it is held by an administrator or by the system; ask them why"),
     (r"^held \(.*u.*\)", "it is held by you: qrls JOBID"),
     (r"^waits until", "it may not start before a certain time"),
-    (r"fairshare|share", "others have used less than you lately: jobs of theirs go before it"),
 )
-"""Patterns of what PBS says of a waiting job, and what it means. The first that fits counts."""
+"""Patterns of what PBS says of a waiting job, and what it means. The first that fits counts. What there is to say is
+OpenPBS's table of reasons in its scheduler's ``job_info``."""
 
 
 def status_of(job: JobId, attributes: Mapping[str, str]) -> JobStatus:

@@ -27,6 +27,9 @@ from hpccluster_ssh.hop import (
 from hpccluster_ssh.known_hosts import KnownHost, KnownKey
 from hpccluster_ssh.ssh_runner import END_TIME, Link, LinkFull, LinkLost, Pipe, Session, SshRunner
 
+ANY_HOST_KEY = "+ssh-ed25519,ecdsa-sha2-nistp???,rsa-sha2-256,rsa-sha2-512"
+"""The types of keys that are known, then any other: a host that has none of those that are known is to show what it has."""
+
 
 class AsyncsshRunner(SshRunner):
     """Runs commands on one host by asyncssh."""
@@ -246,14 +249,10 @@ async def _make(
         "agent_forwarding": False,
         "x11_forwarding": False,
     }
+    if known.kinds:
+        options["server_host_key_algs"] = ANY_HOST_KEY
     try:
-        try:
-            return await asyncssh.connect(hop.target.host, **options)
-        except asyncssh.KeyExchangeFailed:
-            if not known.kinds:
-                raise
-            # it has no key of the types that are known: let it show another one, so that the message can tell
-            return await asyncssh.connect(hop.target.host, **options, server_host_key_algs="default")
+        return await asyncssh.connect(hop.target.host, **options)
     except asyncssh.HostKeyNotVerifiable as error:
         raise _not_verified(hop, known, client.shown, error.reason) from None
 

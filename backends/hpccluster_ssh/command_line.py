@@ -1,8 +1,8 @@
 """A command as the text that an SSH server hands to the user's login shell. Pure.
 
 The login shell may be any (bash, dash, zsh, tcsh, fish) and may print greetings when it starts. So all it has to do is to
-start ``/bin/sh``, which says a word that nobody else knows, its own process number, and becomes the command. What came
-before that word is not the command's. The words of the command arrive unchanged whatever they hold: characters that some
+start ``/bin/sh``, which says a word that nobody else knows and its own process number, waits to be told to go on, and becomes
+the command. What came before that word is not the command's; and nothing runs whose number is not known here. The words of the command arrive unchanged whatever they hold: characters that some
 shell would interpret even between quotes are sent as octal numbers.
 """
 
@@ -16,6 +16,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _KEPT = re.compile(r"[\x20-\x7e]*\Z")  # printable ASCII
 _INTERPRETED = re.compile(r"[!\\]")  # csh's history, fish's backslash: also between single quotes
 
+GO = b"\n"
+"""To be written to its standard input before anything else."""
 MISSING = "missing"
 """Said in place of the process number where there is no such command."""
 
@@ -32,8 +34,8 @@ def remote_command(argv: Sequence[str], changes: Mapping[str, str | None], *, to
     there = f"[ -f {program} ] && [ -x {program} ]" if "/" in argv[0] else f"command -v {program} >/dev/null 2>&1"
     script += [
         f'{there} || {{ echo "{token} {MISSING} $PATH"; exit 127; }}',
-        # where nobody listens any more, nothing is run
-        f'echo "{token} $$" || exit 1',
+        # where nobody listens any more, nothing is run; `read` takes no byte more than the line
+        f'echo "{token} $$" && read -r hpccluster_go || exit 1',
         f"exec {shlex.join(argv)}",
     ]
     text = "\n".join(script)

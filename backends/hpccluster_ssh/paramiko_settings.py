@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import getpass
 import io
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from hpccluster_ssh.known_hosts import DEFAULT_PORT
 
 MAX_INCLUDES = 16
 """How deep files may include one another, as in OpenSSH."""
+_LISTS = ("userknownhostsfile", "globalknownhostsfile")
 AGENT_TIME = 5.0
 """Seconds for an agent to answer; one that asks its user is not for us."""
 
@@ -89,13 +91,15 @@ def _lines(file: Path, block: str, depth: int) -> Iterator[str]:
                 for included in sorted(path.parent.glob(path.name)):
                     yield from _lines(included, block, depth + 1)
                     yield f"{block}\n"
+        elif word.lower() in _LISTS:
+            yield f'{word} "{rest.strip()}"\n'  # paramiko drops the outer quotes, and names of files may need theirs
         else:
             yield f"{line}\n"
 
 
 def _words(said: paramiko.SSHConfigDict, key: str) -> list[str] | None:
     value = said.get(key)
-    return None if value is None else str(value).split()
+    return None if value is None else shlex.split(value)
 
 
 def _identities(said: paramiko.SSHConfigDict) -> list[str]:

@@ -24,7 +24,7 @@ from hpccluster.backend.remote import RemoteTarget
 from hpccluster.backend.runner import OUTPUT_TIME, TAIL_LIMIT, Runner, RunningCommand, last_lines
 from hpccluster.errors import BackendUnavailable, CommandFailed, LogsUnavailable
 from hpccluster_ssh import refusals
-from hpccluster_ssh.command_line import MISSING, end_command, remote_command
+from hpccluster_ssh.command_line import GO, MISSING, end_command, remote_command
 
 SESSIONS = 10
 """Commands at once on one connection, as servers have it unless they are told otherwise."""
@@ -257,8 +257,7 @@ class SshRunner(Runner):
             async with asyncio.timeout(timeout):
                 await self._open(command, session)
                 await asyncio.shield(session.begun)
-                if stdin is not None:
-                    await session.write(stdin.encode())
+                await session.write(GO + (stdin or "").encode())
                 session.close()
                 return await session.wait()
         except TimeoutError:
@@ -290,16 +289,18 @@ class SshRunner(Runner):
             async with asyncio.timeout(START_TIME):
                 await self._open(command, session)
                 await asyncio.shield(session.begun)
-        except TimeoutError:
+                await session.write(GO)
+                return session
+        except BaseException as error:
+            if session.pipe is not None:
+                session.pipe.abort()
+            if not isinstance(error, TimeoutError):
+                raise
             raise CommandFailed(
                 f"{self.target.name}: {argv[0]} was not started within {START_TIME:g} s",
                 code="HPC-COMMAND-TIMEOUT",
                 details={"command": argv[0], "host": self.target.name},
             ) from None
-        finally:
-            if session.pid is None and session.pipe is not None:
-                session.pipe.abort()
-        return session
 
     async def read_tail(self, path: str, lines: int | None = None) -> str:
         name = f"./{path}" if path.startswith("-") else path

@@ -82,8 +82,8 @@ class Runner(ABC):
         """Start a command that goes on, with a pipe as its standard input. ``environment`` as in `run`.
 
         What it writes to its standard output and error is given to ``output`` as it comes, in this loop.
-        *Success*: it has been started. *`BackendUnavailable`*: nothing was started. *After cancellation*: it may have been
-        started, and has read the end of its standard input.
+        *Success*: it has been started. *`BackendUnavailable`*: nothing was started. *`CommandFailed`*: the way to it was lost or
+        too slow; *after that and after cancellation*: it may have been started, and reads the end of its standard input.
         """
 
     @abstractmethod

@@ -298,8 +298,10 @@ class RunnerContract:
     def test_started_command_reads_the_end_when_the_runner_is_closed(self, runner: Runner) -> None:
         async def scenario(runner: Runner) -> None:
             folder = await self.directory(runner)
-            script = f"cat; echo ended > {folder}/end"
-            command = await runner.start(("sh", "-c", script), output=lambda _: None)
+            said = bytearray()
+            script = f"echo here; cat; echo ended > {folder}/end"
+            command = await runner.start(("sh", "-c", script), output=said.extend)
+            await self.until_said(said, b"here")
             await runner.close()
             with contextlib.suppress(CommandFailed):  # its way is gone, too, where there was one
                 assert await command.wait() == 0

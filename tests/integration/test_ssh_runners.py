@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import uvloop
 from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RemoteTarget
 from hpccluster.backend.runner import LocalRunner, Runner
+from hpccluster.errors import CommandFailed
 from hpccluster.testing.runner_contract import RunnerContract
 from hpccluster_ssh.ssh_runner import SshRunner
+from support.deadline import wait_until
 from support.private_sshd import PrivateHosts
 
 RUNNERS = ("asyncssh", "paramiko")
@@ -55,38 +58,131 @@ class TestSshRunner(RunnerContract):
         self.hosts.up("host1")
 
 
-def test_greetings_of_the_shell_are_not_the_commands(kind: str, ssh_hosts: PrivateHosts) -> None:
-    async def scenario() -> None:
-        runner = make(kind, ssh_hosts, user="noisy")
+def run_with(runner: SshRunner, scenario: Callable[[SshRunner], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
         try:
-            result = await runner.run(("sh", "-c", "echo out; echo err >&2"))
-            assert (result.stdout, result.stderr) == ("out\n", "err\n")
-            said = bytearray()
-            command = await runner.start(("sh", "-c", "echo out; echo err >&2"), output=said.extend)
-            assert await command.wait() == 0
-            assert bytes(said) == b"out\nerr\n"
+            await scenario(runner)
         finally:
             await runner.close()
 
-    asyncio.run(scenario())
-
-
-def test_host_behind_a_jump_host(kind: str, ssh_hosts: PrivateHosts) -> None:
-    async def scenario() -> None:
-        for target in ({"host": "inner"}, {"host": ssh_hosts.address("inner"), "proxy_jump": "jump"}):
-            runner = make(kind, ssh_hosts, **target)
-            try:
-                assert (await runner.run(("hostname",))).stdout == "inner\n"
-                assert (await runner.run(("cat",), stdin="x" * 1_000_000)).stdout == "x" * 1_000_000
-            finally:
-                await runner.close()
-
-    asyncio.run(scenario())
-    assert not logins(ssh_hosts, "inner"), "closed connections are closed"
-    assert not logins(ssh_hosts, "jump")
+    asyncio.run(whole())
 
 
 def logins(hosts: PrivateHosts, name: str) -> list[str]:
     """The connections of users to a host, as the host sees them."""
     listed = hosts.run(name, ["ss", "-Htn", "state", "established"]).stdout
     return [line for line in listed.splitlines() if f"{hosts.address(name)}:22 " in line]
+
+
+def commands(hosts: PrivateHosts, name: str, word: str) -> list[str]:
+    """The command lines of a host that begin so."""
+    listed = hosts.run(name, ["ps", "-eo", "args"]).stdout
+    return [line for line in listed.splitlines() if line.startswith(word)]
+
+
+def test_greetings_of_the_shell_are_not_the_commands(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        result = await runner.run(("sh", "-c", "echo out; echo err >&2"))
+        assert (result.stdout, result.stderr) == ("out\n", "err\n")
+        said = bytearray()
+        command = await runner.start(("sh", "-c", "echo out; echo err >&2"), output=said.extend)
+        assert await command.wait() == 0
+        assert bytes(said) == b"out\nerr\n"
+
+    run_with(make(kind, ssh_hosts, user="noisy"), scenario)
+
+
+def test_commands_share_one_connection(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        results = await asyncio.gather(*(runner.run(("echo", str(number))) for number in range(8)))
+        assert [result.stdout for result in results] == [f"{number}\n" for number in range(8)]
+        await runner.run(("true",))
+        assert len(logins(ssh_hosts, "host1")) == 1
+
+    run_with(make(kind, ssh_hosts), scenario)
+    wait_until(lambda: not logins(ssh_hosts, "host1"), "the connection is closed")
+
+
+def test_server_that_allows_few_commands_at_once(kind: str, ssh_hosts: PrivateHosts) -> None:
+    """MaxSessions is 2 for this user: commands that go on for as long as they like need further connections."""
+
+    async def scenario(runner: SshRunner) -> None:
+        said = [bytearray() for _ in range(7)]
+        cats = [await runner.start(("cat",), output=heard.extend) for heard in said]
+        assert (await runner.run(("echo", "one more"))).stdout == "one more\n"
+        assert len(logins(ssh_hosts, "host1")) >= 4
+        for number, cat in enumerate(cats):
+            await cat.write(f"{number}".encode())
+            cat.close()
+        assert [await cat.wait() for cat in cats] == [0] * 7
+        assert [bytes(heard) for heard in said] == [f"{number}".encode() for number in range(7)]
+        many = await asyncio.gather(*(runner.run(("echo", str(number))) for number in range(15)))
+        assert [int(result.stdout) for result in many] == list(range(15))
+
+    run_with(make(kind, ssh_hosts, user="narrow"), scenario)
+
+
+def test_host_that_is_cut_off_is_given_up_and_found_again(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        command = await runner.start(("cat",), output=lambda _: None)
+        running = asyncio.create_task(runner.run(("sleep", "60")))
+        await runner.run(("true",))
+        ssh_hosts.cut("host2")
+        begin = time.monotonic()
+        for waiting in (command.wait(), running):
+            with pytest.raises(CommandFailed, match="host2: the connection was lost") as caught:
+                await waiting
+            assert caught.value.code == "HPC-CONNECTION-LOST"
+        assert time.monotonic() - begin < 10
+        ssh_hosts.mend("host2")
+        assert (await runner.run(("hostname",))).stdout == "host2\n"
+
+    run_with(make(kind, ssh_hosts, "host2", keepalive=0.4), scenario)
+
+
+def test_connection_that_was_lost_while_nobody_used_it(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        for silent in (False, True):
+            await runner.run(("true",))
+            if silent:
+                ssh_hosts.cut("host3")
+            ssh_hosts.crash("host3")
+            ssh_hosts.mend("host3")
+            ssh_hosts.up("host3")
+            assert (await runner.run(("hostname",))).stdout == "host3\n"
+
+    run_with(make(kind, ssh_hosts, "host3", keepalive=0.4), scenario)
+
+
+def test_cancelled_at_any_time_nothing_goes_on(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        for moment in (0.0, 0.02, 0.05, 0.1, 0.2):
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(runner.run(("sleep", "61"))) for _ in range(4)]
+            tasks += [asyncio.create_task(begin(runner)) for _ in range(2)]
+            await asyncio.sleep(moment)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert (await runner.run(("echo", "fine"))).stdout == "fine\n"
+
+    async def begin(runner: SshRunner) -> None:
+        command = await runner.start(("cat",), output=lambda _: None)
+        try:
+            await command.wait()
+        finally:
+            command.close()
+
+    run_with(make(kind, ssh_hosts), scenario)
+    wait_until(lambda: not commands(ssh_hosts, "host1", "sleep"), "no command is left")
+    wait_until(lambda: not commands(ssh_hosts, "host1", "cat"), "no started command is left")
+
+
+def test_host_behind_a_jump_host(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        assert (await runner.run(("hostname",))).stdout == "inner\n"
+        assert (await runner.run(("cat",), stdin="x" * 1_000_000)).stdout == "x" * 1_000_000
+
+    for target in ({"host": "inner"}, {"host": ssh_hosts.address("inner"), "proxy_jump": "jump"}):
+        run_with(make(kind, ssh_hosts, **target), scenario)
+    for name in ("inner", "jump"):
+        wait_until(lambda name=name: not logins(ssh_hosts, name), "the connections are closed")  # type: ignore[misc]

@@ -4,9 +4,10 @@
     jump                 on it, too, and the only one that reaches
     inner                a host behind it (``ProxyJump jump`` in `config_file`)
 
-Users of each host: `user`, an ordinary one, and ``noisy``, whose shell prints a greeting whenever it starts. Each has the keys
+Users of each host: `user`, an ordinary one, and others with the same home: ``noisy``, whose shell prints a greeting whenever it
+starts; ``narrow``, who may run two commands at once on one connection; ``barred``, whose shell runs nothing. Each has the keys
 ``id`` and ``agent`` authorized; ``stranger`` is a key that no host knows, ``locked`` is ``id`` under a passphrase. Host keys
-are all in `known_hosts`.
+are all in `known_hosts`; that of ``host3`` is also signed by the key ``authority``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class PrivateHosts(PrivateNetwork):
             self.add(name, self._sshd(name))
         self.add_behind(self.hosts["jump"], "inner", self._sshd("inner"))
         self._write_client_files()
+        command("ssh-keygen", "-q", "-s", str(self.key("authority")), "-h", "-I", "host3", "-n", self.address("host3"),
+                str(self.key("host-host3").with_suffix(".pub")))  # fmt: skip
         for name in self.hosts:
             self.boot(name)
 
@@ -91,23 +94,32 @@ class PrivateHosts(PrivateNetwork):
         """The accounts of this machine with another home; without a password, but not locked, which sshd would refuse."""
         account = pwd.getpwnam(self.user)
         ids = f"{account.pw_uid}:{account.pw_gid}"
-        names = (self.user, "noisy")
-        entries = [
-            f"{self.user}:x:{ids}::{self.home}:/bin/sh",
-            f"noisy:x:{ids}::{self.home}:{self.directory}/noisy-shell",
-        ]
-        shell = self.directory / "noisy-shell"
-        shell.write_text('#!/bin/sh\necho "Welcome to $(hostname)!"\necho "Mind the quota." >&2\nexec /bin/sh "$@"\n')
-        shell.chmod(0o755)
-        for name, ours in (("passwd", entries), ("shadow", [f"{name}:*:19000:0:99999:7:::" for name in names])):
-            others = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in names]
+        shells = {
+            self.user: "/bin/sh",
+            "noisy": f"{self.directory}/noisy-shell",
+            "narrow": "/bin/sh",
+            "barred": "/usr/sbin/nologin",
+        }
+        entries = [f"{name}:x:{ids}::{self.home}:{shell}" for name, shell in shells.items()]
+        noisy = self.directory / "noisy-shell"
+        noisy.write_text('#!/bin/sh\necho "Welcome to $(hostname)!"\necho "Mind the quota." >&2\nexec /bin/sh "$@"\n')
+        noisy.chmod(0o755)
+        for name, ours in (("passwd", entries), ("shadow", [f"{name}:*:19000:0:99999:7:::" for name in shells])):
+            others = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in shells]
             file = self.directory / "files" / name
             file.touch(mode=0o600)
             file.write_text("\n".join([*ours, *others]) + "\n")
             file.chmod(0o644 if name == "passwd" else 0o600)
 
     def _write_keys(self) -> None:
-        for name in ("id", "agent", "stranger", "host-other", *(f"host-{host}" for host in (*HOSTS, "jump", "inner"))):
+        for name in (
+            "id",
+            "agent",
+            "stranger",
+            "authority",
+            "host-other",
+            *(f"host-{host}" for host in (*HOSTS, "jump", "inner")),
+        ):
             self.make_key(name)
         shutil.copy(self.key("id"), self.key("locked"))
         command("ssh-keygen", "-q", "-p", "-P", "", "-N", PASSPHRASE, "-f", str(self.key("locked")))
@@ -119,6 +131,7 @@ class PrivateHosts(PrivateNetwork):
         settings = [
             *(f"Port {port}" for port in PORTS),
             f"HostKey {self.key(f'host-{name}')}",
+            *([f"HostCertificate {self.key('host-host3-cert.pub')}"] if name == "host3" else []),
             f"AuthorizedKeysFile {self.directory}/etc/authorized_keys",
             "StrictModes no",
             "UsePAM no",
@@ -128,11 +141,13 @@ class PrivateHosts(PrivateNetwork):
             "UseDNS no",
             "PrintMotd no",
             "LogLevel VERBOSE",
-            "PerSourcePenalties no",  # OpenSSH 9.8 and newer would shut out who has failed to log in
         ]
+        # OpenSSH 9.8 and newer would shut out who has failed to log in
+        newer = command("sshd", "-t", "-o", "PerSourcePenalties=no", "-f", "/dev/null", check=False)
+        if "PerSourcePenalties" not in newer.stderr:
+            settings.append("PerSourcePenalties no")
+        settings += ["Match User narrow", "MaxSessions 2"]
         config.write_text("\n".join(settings) + "\n")
-        if command("sshd", "-t", "-f", str(config), check=False).returncode != 0:
-            config.write_text("\n".join(settings[:-1]) + "\n")
         program = shutil.which("sshd", path=system_path())
         assert program is not None
         return [program, "-D", "-e", "-f", str(config)]
@@ -223,7 +238,11 @@ class PrivateHosts(PrivateNetwork):
         argv = ["setpriv", "--pdeathsig=KILL", "--", "ssh-agent", "-D", "-a", str(path)]
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
             try:
-                wait_until(path.exists, "the agent listens")
+                listing = ["ssh-add", "-l"]
+                wait_until(
+                    lambda: subprocess.run(listing, env=environment, capture_output=True, timeout=20).returncode != 2,
+                    "the agent answers",
+                )
                 for key in keys:
                     subprocess.run(["ssh-add", "-q", str(self.key(key))], env=environment, check=True, timeout=20)
                 yield str(path)

@@ -84,8 +84,8 @@ class JobStatus:
     """Why it waits or how it ended, in the batch system's words."""
     code: str = ""
     """Of the error that ended it before its command ran, such as ``HPC-SSH-AUTH``, where the backend knows it."""
-    fix: str = ""
-    """What to do about that."""
+    problem: str = ""
+    """That error in full: what was said, and what to do about it."""
     exit_code: int | None = None
     signal: int | None = None
     node: str = ""

@@ -203,9 +203,8 @@ class SSHBackend(Backend):
         os.close(job.log)
         now = asyncio.get_running_loop().time()
         lived = 0.0 if job.command is None else now - job.begun
-        if job.error is not None or (job.why is None and (job.code != 0 or lived < SETTLED)):
-            if job.why is None:
-                job.place.failed(_problem(job), now=now, lived=lived)
+        if job.why is None and (job.code != 0 or lived < SETTLED):
+            job.place.failed(_problem(job), now=now, lived=lived)
         elif lived >= SETTLED:
             job.place.was_of_use()
         self.places.leave(job.place)
@@ -245,9 +244,14 @@ class SSHBackend(Backend):
         if job.why is not None:
             return replace(status, state=job.why, raw_state="ended by us")
         if job.error is not None:
-            summary, _, fix = str(job.error).partition("\n")
+            problem = str(job.error)
             return replace(
-                status, state=JobState.NODE_FAIL, raw_state="lost", reason=summary, code=job.error.code, fix=fix.strip()
+                status,
+                state=JobState.NODE_FAIL,
+                raw_state="host failed",
+                reason=problem.partition("\n")[0],
+                code=job.error.code,
+                problem=problem,
             )
         code = job.code or 0
         return replace(
@@ -313,8 +317,7 @@ def _write(log: int, data: bytes) -> None:
 
 
 def _problem(job: _Job) -> str:
-    """What went wrong, in one line."""
     if job.error is not None:
-        return str(job.error).partition("\n")[0]
+        return str(job.error)
     how = f"by signal {-job.code}" if job.code is not None and job.code < 0 else f"with exit code {job.code}"
-    return f"its last job ended {how}; its log says why"
+    return f"{job.place.name}: its last job, {job.id}, ended {how}; its log says why"

@@ -75,6 +75,8 @@ class Places:
         broken = [place for place in self.all if place.rests_until > now]
         used = sum(1 for place in self.all if place.jobs >= place.host.jobs)
         lines = [f"no host for one more job: {used} of {len(self.all)} hosts have all the jobs that they may have"]
-        lines += [f"  {p.name}: {p.problem} (tried again in {p.rests_until - now:.0f} s)" for p in broken]
+        for place in broken:
+            first, *rest = place.problem.splitlines()
+            lines += [f"  {first}, tried again in {place.rests_until - now:.0f} s", *(f"  {line}" for line in rest)]
         text = "\n".join(lines)
-        return SubmitRefused(text, code=FULL_CODE, details={"said": lines[-1].strip()})
+        return SubmitRefused(text, code=FULL_CODE, details={"said": lines[min(1, len(lines) - 1)].strip()})

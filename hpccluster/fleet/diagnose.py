@@ -113,9 +113,12 @@ def diagnose(job: DeadJob, *, lines: int = 20) -> JobDied:
     text = [f"job {status.id} ended {when} ({cause.code})", f"  state:   {_state_line(job, node)}"]
     if job.meaning:
         text.append(f"  meaning: {job.meaning}")
-    text.append(f"  stage:   {_stage_line(stage, cause)}")
-    text.append(f"  log:     {job.log_path or '(no path)'}{_log_note(job, tail)}")
-    text += [f"           | {line}" for line in tail]
+    if status.problem:
+        text.append("  problem: " + status.problem.replace("\n", "\n           "))
+    if stage is not Stage.NOTHING or not status.problem:
+        text.append(f"  stage:   {_stage_line(stage, cause)}")
+        text.append(f"  log:     {job.log_path or '(no path)'}{_log_note(job, tail)}")
+        text += [f"           | {line}" for line in tail]
     if cause.fix:
         text.append(f"  fix:     {cause.fix}")
     return JobDied(
@@ -153,7 +156,7 @@ def exit_code(job: DeadJob) -> int | None:
 def _by_status(job: DeadJob) -> Cause | None:
     state = job.status.state
     if job.status.code:
-        return Cause(job.status.code, "it could not be started", job.status.fix)
+        return Cause(job.status.code, "its host failed", "")
     if job.status.signal == _LOG_FAILED_SIGNAL and not job.log:
         return Cause(
             "HPC-JOB-NOLOG-053",
@@ -285,7 +288,7 @@ def _state_line(job: DeadJob, node: str) -> str:
         words = ["no longer listed by the batch system, cause unknown"]
     else:
         words = [status.state.value]
-    if status.reason and status.reason.lower() not in ("none", status.state.value.lower()):
+    if status.reason and not status.problem and status.reason.lower() not in ("none", status.state.value.lower()):
         words[0] += f" ({status.reason})"
     if (code := exit_code(job)) is not None:
         words.append(f"exit code {code}" + ("" if status.exit_code is not None else " (says its log)"))

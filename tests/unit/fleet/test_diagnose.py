@@ -35,6 +35,25 @@ def died(text: str = "", state: JobState = JobState.FAILED, *, joined: bool = Fa
     )
 
 
+def test_what_the_backend_knows_is_told_in_full() -> None:
+    problem = "n3: user 'ana' could not log in\n  fix:  add the key"
+    told = {"code": "HPC-SSH-AUTH", "problem": problem, "reason": problem.partition("\n")[0], "node": "n3"}
+    error = died(f"hpccluster: {problem}\n", JobState.NODE_FAIL, **told)
+    assert error.code == "HPC-SSH-AUTH"
+    assert str(error).splitlines() == [
+        "job 481520 ended before its worker joined (HPC-SSH-AUTH)",
+        "  state:   NODE_FAIL, node n3",
+        "  problem: n3: user 'ana' could not log in",
+        "             fix:  add the key",
+    ]
+    error = died(log(2, "last words"), JobState.NODE_FAIL, **told)
+    assert str(error).splitlines()[-3:] == [
+        "  stage:   started, prologue ok; its host failed",
+        "  log:     /scratch/ana/hpccluster/calm-otter/481520.log",
+        "           | last words",
+    ]
+
+
 def test_the_whole_text() -> None:
     missing = "line 14: /opt/conda/envs/x/bin/python: No such file or directory"
     error = died(log(2, missing), exit_code=127, node="n017", seconds=2.0)

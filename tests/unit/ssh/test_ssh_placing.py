@@ -61,7 +61,7 @@ def test_rests_grow_until_a_job_has_been_of_use() -> None:
 def test_no_host_left_says_of_every_one_why() -> None:
     hosts = places(1, 1, 1)
     used, broken = hosts.take(0.0), hosts.take(0.0)
-    broken.failed("n1: connection refused", now=10.0, lived=0.0)
+    broken.failed("n1: cannot be reached\n  fix: try: ssh n1", now=10.0, lived=0.0)
     hosts.leave(broken)
     hosts.take(10.0)
     with pytest.raises(SubmitRefused) as caught:
@@ -69,6 +69,7 @@ def test_no_host_left_says_of_every_one_why() -> None:
     assert caught.value.code == "HPC-SUBMIT-FULL"
     assert str(caught.value).splitlines() == [
         "no host for one more job: 2 of 3 hosts have all the jobs that they may have",
-        "  n1: n1: connection refused (tried again in 13 s)",
+        "  n1: cannot be reached, tried again in 13 s",
+        "    fix: try: ssh n1",
     ]
     assert used.name == "n0"

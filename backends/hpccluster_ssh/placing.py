@@ -74,7 +74,9 @@ class Places:
     def _full(self, now: float) -> SubmitRefused:
         broken = [place for place in self.all if place.rests_until > now]
         used = sum(1 for place in self.all if place.jobs >= place.host.jobs)
-        lines = [f"no host for one more job: {used} of {len(self.all)} hosts have all the jobs that they may have"]
+        lines = [
+            f"no host for one more job: of {len(self.all)} hosts {used} are in use, {len(broken)} have failed lately"
+        ]
         for place in broken:
             first, *rest = place.problem.splitlines()
             lines += [f"  {first}, tried again in {place.rests_until - now:.0f} s", *(f"  {line}" for line in rest)]

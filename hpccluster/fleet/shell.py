@@ -36,7 +36,7 @@ from hpccluster.state.fleet.brake import Trouble
 from hpccluster.state.fleet.events import Source
 from hpccluster.state.fleet.invariants import violations
 from hpccluster.state.fleet.policy import FleetPolicy
-from hpccluster.state.fleet.records import Phase
+from hpccluster.state.fleet.records import JobRecord, Phase
 from hpccluster.state.fleet.state import FleetState
 
 _CLOSE_GRACE = 5.0
@@ -269,7 +269,7 @@ class Fleet:
 
     def _host_trouble(self, n: int, told: int) -> HpcClusterError | None:
         """The same where a death says something about one host only: it matters if the jobs that are left are too few."""
-        if len(self._state.book.counted()) * self._resources.processes >= n:
+        if self._workers_of(self._state.book.counted()) >= n:
             return None
         if self._troubles.alarms > told:
             return self._troubles.last_death
@@ -296,13 +296,18 @@ class Fleet:
     @property
     def plan(self) -> int:
         """How many workers there are to be."""
-        return self._state.goal * self._resources.processes
+        counted = self._state.book.counted()
+        missing = max(0, self._state.goal - len(counted))
+        return self._workers_of(counted[: self._state.goal]) + missing * self._resources.processes
 
     @property
     def requested(self) -> int:
         """How many workers the jobs have that the batch system has accepted, or may have."""
         accepted = [record for record in self._state.book.counted() if record.phase is not Phase.SUBMITTING]
-        return len(accepted) * self._resources.processes
+        return self._workers_of(accepted)
+
+    def _workers_of(self, records: Sequence[JobRecord]) -> int:
+        return sum(record.expected_workers(self._resources.processes) for record in records)
 
     @property
     def observed(self) -> int:

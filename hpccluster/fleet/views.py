@@ -30,7 +30,7 @@ def make_row(record: JobRecord, *, now: float, processes: int, explain: Callable
         age_seconds=max(0.0, until - record.created_at),
         exit_code=status.exit_code if status is not None and status.state.is_over else None,
         workers=len(record.workers),
-        expected_workers=processes if status is None or status.workers is None else status.workers,
+        expected_workers=record.expected_workers(processes),
         estimated_start=status.estimated_start if status is not None and record.phase is Phase.PENDING else None,
     )
 

@@ -101,7 +101,9 @@ class JobBook:
                 ids.add(record.id)
             if over or record.phase is Phase.SUBMITTING:
                 continue
-            is_complete = record.is_seen_running and len(record.workers) >= self._policy.processes
+            is_complete = record.is_seen_running and len(record.workers) >= record.expected_workers(
+                self._policy.processes
+            )
             changing = changing or record.phase is not Phase.RUNNING or not is_complete
             urgent = urgent or record.phase in (Phase.CANCELLING, Phase.DOUBTFUL)
         return Watch(frozenset(ids), frozenset(names), changing, urgent)

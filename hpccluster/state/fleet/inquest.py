@@ -40,8 +40,10 @@ class Inquest:
         ending = judge(record, state, now=self._book.now, brief_life=self._policy.brief_life)
         if ending is Ending.BRIEF_LIFE and self.has_healthy_job():
             ending = Ending.EXPECTED
-        is_useless_host = self._policy.blames_hosts and record.joined_at is None
-        if ending is not Ending.EXPECTED or is_useless_host:
+        if self._policy.blames_hosts and (ending is not Ending.EXPECTED or record.joined_at is None):
+            self._examine(record, status, alarm=True)  # the backend lets that host rest
+            return
+        if ending is not Ending.EXPECTED:
             self._blame(record, status, Trouble(ending.value))
             return
         text = f"job {record.id} ended: {record.note}"
@@ -77,9 +79,6 @@ class Inquest:
     def _blame(self, record: JobRecord, status: JobStatus | None, trouble: Trouble) -> None:
         now, job, brake = self._book.now, record.id, self._brake
         assert job is not None  # only a job that was submitted can die
-        if self._policy.blames_hosts:
-            self._examine(record, status, alarm=True)
-            return
         was_final, was_probe = brake.is_final, record.name == brake.probe
         brake.meet(trouble, f"job {job} ended: {record.note}", now)
         if brake.count == PAUSE_AFTER or (brake.is_final and not was_final):

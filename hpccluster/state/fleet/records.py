@@ -85,6 +85,10 @@ class JobRecord:
         """Whether its submission failed unclearly and no job of its name has been seen yet."""
         return self.was_doubtful and self.id is None
 
+    def expected_workers(self, usual: int) -> int:
+        """How many workers it will have; ``usual`` where that does not depend on its host."""
+        return usual if self.status is None or self.status.workers is None else self.status.workers
+
     @property
     def is_leaving(self) -> bool:
         """Whether it is on its way out: handing over, or not yet verified to be gone."""

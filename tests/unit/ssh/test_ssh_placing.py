@@ -68,7 +68,7 @@ def test_no_host_left_says_of_every_one_why() -> None:
         hosts.take(12.0)
     assert caught.value.code == "HPC-SUBMIT-FULL"
     assert str(caught.value).splitlines() == [
-        "no host for one more job: 2 of 3 hosts have all the jobs that they may have",
+        "no host for one more job: of 3 hosts 2 are in use, 1 have failed lately",
         "  n1: cannot be reached, tried again in 13 s",
         "    fix: try: ssh n1",
     ]

@@ -1,0 +1,263 @@
+"""`SSHCluster` on real hosts: each has an sshd, processes, a network address and files of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from hpccluster import Client, SSHCluster
+from hpccluster.errors import HpcClusterError, JobDied, SubmitRefused
+from hpccluster.head.directory import read_record
+from support.deadline import wait_until
+from support.private_sshd import PrivateHosts
+
+pytestmark = pytest.mark.timeout(90)
+
+Start = Callable[..., SSHCluster]
+
+
+@pytest.fixture
+def start(ssh_hosts: PrivateHosts, tmp_path: Path) -> Start:
+    """Starts clusters on the hosts of these names (or mappings with them). Nothing of its state is on a shared disk."""
+
+    def start(*hosts: str | dict[str, Any], connect: dict[str, Any] | None = None, **keywords: Any) -> SSHCluster:
+        entries: list[Any] = []
+        for host in hosts:
+            entry = {"host": host} if isinstance(host, str) else dict(host)
+            name, _, port = str(entry["host"]).partition(":")
+            entry["host"] = ssh_hosts.address(name)
+            entries.append({**entry, **({"port": int(port)} if port else {})})
+        options = {
+            "config_file": str(ssh_hosts.config_file),
+            "keepalive": 0.5,
+            "connect_timeout": 5.0,
+            **(connect or {}),
+        }
+        keywords = {"python": ssh_hosts.python, "state_directory": tmp_path / "state", **keywords}
+        return SSHCluster(entries, connect_options=options, **keywords)
+
+    return start
+
+
+def where(_: int) -> str:
+    return os.uname().nodename
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.3)
+    return number * number
+
+
+def our_processes(hosts: PrivateHosts, name: str) -> list[str]:
+    """What runs there for the user, apart from sshd: command lines."""
+    found: list[str] = []
+    for pid in hosts.processes(name):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            process = psutil.Process(pid)
+            command = " ".join(process.cmdline())
+            if process.username() == hosts.user and command and not command.startswith("sshd:"):
+                found.append(command)
+    return found
+
+
+def files_left(hosts: PrivateHosts, name: str) -> str:
+    return hosts.run(name, ["sh", "-c", "ls -A /tmp"]).stdout
+
+
+def wait_until_clean(hosts: PrivateHosts, *names: str, timeout: float = 15.0) -> None:
+    """Until nothing of ours runs on these hosts or lies on their disks."""
+    end = time.monotonic() + timeout
+    for name in names:
+        while left := [*our_processes(hosts, name), *files_left(hosts, name).split()]:
+            assert time.monotonic() < end, f"left on {name}: {left}"
+            time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------- a good day
+
+
+def test_a_cluster_on_three_hosts(ssh_hosts: PrivateHosts, start: Start) -> None:
+    hosts = [{"host": "host1", "cores": 2, "processes": 2}, {"host": "host2", "cores": 3, "memory": "1GiB"}, "host3"]
+    with start(*hosts) as cluster:
+        cluster.wait_for_workers(4, timeout=20)
+        expected = [
+            (ssh_hosts.address("host1"), 2, 2),
+            (ssh_hosts.address("host2"), 1, 1),
+            (ssh_hosts.address("host3"), 1, 1),
+        ]
+        wait_until(
+            lambda: [(job.node, job.workers, job.expected_workers) for job in cluster.jobs] == expected,
+            "each job has its workers",
+        )
+        workers = sorted((worker.host, worker.threads, worker.memory) for worker in cluster.workers)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        assert workers == [
+            ("host1", 1, memory // 2),
+            ("host1", 1, memory // 2),
+            ("host2", 3, 2**30),
+            ("host3", len(os.sched_getaffinity(0)), memory),
+        ]
+        with Client(cluster) as client:
+            assert set(client.gather(client.map(where, range(40)))) == {"host1", "host2", "host3"}
+        logs = cluster.get_logs()
+        assert sum("hpccluster: stage auth-ok" in text for text in logs.values()) == 3
+        assert "PRIVATE" not in cluster.job_script()
+    wait_until_clean(ssh_hosts, "host1", "host2", "host3")
+
+
+def test_credentials_are_seen_by_nobody(ssh_hosts: PrivateHosts, start: Start) -> None:
+    with start("host1") as cluster:
+        look = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; stat -c '%a %n' /tmp/* /tmp/*/*"
+        seen = ssh_hosts.run("host1", ["sh", "-c", look]).stdout
+        assert "HPCCLUSTER_CONNECTION_FILE=/tmp/hpccluster-" in seen
+        assert "PRIVATE" not in seen
+        assert "CERTIFICATE" not in seen
+        modes = {line.split()[0] for line in seen.splitlines() if re.match("[0-7]+ /tmp/", line)}
+        assert modes == {"700", "600"}
+        (name,) = [job.name for job in cluster.jobs]
+        assert "PRIVATE" not in cluster.get_logs(name)[name]
+    wait_until_clean(ssh_hosts, "host1")
+
+
+def test_scaling_down_hands_results_over_and_ends_sessions(ssh_hosts: PrivateHosts, start: Start) -> None:
+    with start("host1", "host2", "host3") as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(3, timeout=20)
+        arrays = client.map(np.full, [100_000] * 12, range(12))
+        sums = client.gather(client.map(np.sum, arrays))
+        cluster.scale(jobs=1)
+        wait_until(lambda: sum(job.phase != "over" for job in cluster.jobs) == 1, "two jobs are over")
+        (left,) = [job for job in cluster.jobs if job.phase != "over"]
+        assert [float(array.sum()) for array in client.gather(arrays)] == [float(value) for value in sums]
+        gone = [name for name in ("host1", "host2", "host3") if ssh_hosts.address(name) != left.node]
+        wait_until_clean(ssh_hosts, *gone)
+        cluster.scale(jobs=3)
+        cluster.wait_for_workers(3, timeout=20)
+
+
+def test_adapting_to_the_work(start: Start) -> None:
+    with start(
+        "host1", "host2", "host3", cores=1, adapt={"maximum_jobs": 3, "interval": 0.2, "target_duration": 1}
+    ) as cluster:
+        assert cluster.plan == 0
+        with Client(cluster) as client:
+            assert client.gather(client.map(slow_square, range(30))) == [number * number for number in range(30)]
+            assert len(cluster.jobs) == 3
+
+
+def test_the_other_runner(ssh_hosts: PrivateHosts, start: Start) -> None:
+    pytest.importorskip("paramiko")
+    with start("host1", "host2", runner="paramiko") as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(2, timeout=20)
+        assert set(client.gather(client.map(where, range(20)))) == {"host1", "host2"}
+    wait_until_clean(ssh_hosts, "host1", "host2")
+
+
+# --------------------------------------------------------------------------------------------------------------- bad hosts
+
+
+def notices(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records if record.name == "hpccluster.cluster")
+
+
+def test_bad_hosts_are_told_and_the_good_ones_work(
+    ssh_hosts: PrivateHosts, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hpccluster.cluster")
+    known = tmp_path / "known_hosts"
+    lines = [line for line in ssh_hosts.known_hosts.read_text().splitlines() if ssh_hosts.address("host2") not in line]
+    known.write_text("\n".join(lines) + "\n")
+    bad = ["host2", {"host": "host3", "python": "/nowhere/bin/python"}, "jump:5"]
+    with start("host1", *bad, connect={"known_hosts": str(known)}) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(1)
+        assert client.submit(where, 0).result() == "host1"
+        codes = ["HPC-SSH-HOSTKEY-UNKNOWN", "HPC-JOB-PYTHON-MISSING", "HPC-SSH-UNREACHABLE"]
+        wait_until(lambda: all(code in notices(caplog) for code in codes), f"notices of {codes}")
+        assert "HPC-POOL-PAUSED" not in notices(caplog)
+        wait_until(lambda: sum(job.phase != "over" for job in cluster.jobs) == 1, "the others are over")
+        states = {job.node.partition(":")[0]: (job.state, job.exit_code) for job in cluster.jobs}
+        assert states == {
+            ssh_hosts.address("host1"): ("RUNNING", None),
+            ssh_hosts.address("host2"): ("NODE_FAIL", None),
+            ssh_hosts.address("host3"): ("FAILED", 127),
+            ssh_hosts.address("jump"): ("NODE_FAIL", None),
+        }
+        # whoever waits for what cannot be is told at once, with every cause
+        with pytest.raises((SubmitRefused, JobDied)) as caught:
+            cluster.wait_for_workers(2, timeout=30)
+        assert ssh_hosts.address("host2") in str(caught.value)
+        assert client.submit(where, 0).result() == "host1"
+
+
+def test_no_usable_host_at_all_is_an_error_at_once(ssh_hosts: PrivateHosts, start: Start) -> None:
+    begun = time.monotonic()
+    with pytest.raises(HpcClusterError, match="HPC-SSH-AUTH") as caught:
+        start("host1", "host2", connect={"identity_file": str(ssh_hosts.key("stranger"))})
+    assert time.monotonic() - begun < 15
+    assert ssh_hosts.address("host1") in str(caught.value) or ssh_hosts.address("host2") in str(caught.value)
+    wait_until_clean(ssh_hosts, "host1", "host2")
+
+
+# ------------------------------------------------------------------------------------------------------------------- faults
+
+
+def test_nothing_outlives_a_killed_head(ssh_hosts: PrivateHosts, start: Start) -> None:
+    cluster = start("host1", "host2")
+    try:
+        cluster.wait_for_workers(2, timeout=20)
+        record = read_record(cluster.directory)
+        assert record is not None
+        assert our_processes(ssh_hosts, "host1")
+        os.kill(record.pid, signal.SIGKILL)
+        wait_until_clean(ssh_hosts, "host1", "host2")
+    finally:
+        cluster.close()
+
+
+def test_a_host_that_crashes_under_work_is_replaced(ssh_hosts: PrivateHosts, start: Start) -> None:
+    with start("host1", "host2", "host3", scale={"jobs": 2}, cores=2) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(2, timeout=20)
+        futures = client.map(slow_square, range(40))
+        wait_until(lambda: any(future.done() for future in futures), "the work has begun")
+        ssh_hosts.crash("host1")
+        assert client.gather(futures) == [number * number for number in range(40)]
+        lost = next(job for job in cluster.jobs if job.node == ssh_hosts.address("host1"))
+        wait_until(
+            lambda: (
+                {job.node for job in cluster.jobs if job.phase == "running" and job.workers}
+                == {ssh_hosts.address("host2"), ssh_hosts.address("host3")}
+            ),
+            "the third host takes over",
+        )
+        assert "stage auth-ok" in cluster.get_logs(lost.name)[lost.name]
+
+
+def test_a_host_that_is_cut_off_under_work_is_replaced_and_ends_by_itself(
+    ssh_hosts: PrivateHosts, start: Start
+) -> None:
+    with (
+        start("host1", "host2", "host3", scale={"jobs": 2}, cores=2, death_timeout=40) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.wait_for_workers(2, timeout=20)
+        futures = client.map(slow_square, range(40))
+        wait_until(lambda: any(future.done() for future in futures), "the work has begun")
+        ssh_hosts.cut("host1")
+        assert client.gather(futures) == [number * number for number in range(40)]
+        lost = next(job for job in cluster.jobs if job.node == ssh_hosts.address("host1"))
+        wait_until(
+            lambda: next(job for job in cluster.jobs if job.id == lost.id).state == "NODE_FAIL", "the loss is told"
+        )
+        # nobody can tell it anything: it ends since it hears nothing any more
+        wait_until_clean(ssh_hosts, "host1", timeout=20.0)
+        ssh_hosts.mend("host1")

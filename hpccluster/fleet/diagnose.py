@@ -29,6 +29,8 @@ _IMPORT_ERROR = re.compile(r"ImportError: (.+)")
 _NO_PYTHON = re.compile(
     r"hpccluster: python not found|(?:No such file or directory|not found|Exec format error|cannot execute)"
 )
+_MISSING_PYTHON = re.compile(r"hpccluster: python not found: (.+)")
+"""It may be another one than the cluster's: that of the host."""
 _NO_MEMORY = re.compile(
     r"oom[-_ ]kill|out of memory|Out Of Memory|exceeded (?:job )?memory limit|MemoryError|Cannot allocate memory"
 )
@@ -247,8 +249,9 @@ def _memory() -> Cause:
 
 
 def _no_python(job: DeadJob) -> Cause:
+    said = _MISSING_PYTHON.search(job.log)
     fix = (
-        f"the job ran {job.python!r}; set python= to an interpreter that exists on the compute nodes, "
+        f"the job ran {said[1] if said else job.python!r}; set python= to an interpreter that exists on the compute nodes, "
         "or load it in job_script_prologue="
     )
     return Cause("HPC-JOB-PYTHON-MISSING", "python not found", fix)

@@ -50,13 +50,15 @@ class TestSSHBackend(BackendContract):
         return backend
 
     def run(self, backend: Backend, scenario: Callable[[Backend], Coroutine[Any, Any, None]]) -> None:
+        others = set(psutil.Process().children())
+
         async def and_its_processes(backend: Backend) -> None:
             await scenario(backend)
             assert isinstance(backend, SSHBackend)
             await backend.cancel(list(backend._jobs))
 
             async def reaped() -> bool:
-                return not psutil.Process().children()
+                return set(psutil.Process().children()) <= others
 
             await self.until(reaped, "the processes of this test have been reaped")
 

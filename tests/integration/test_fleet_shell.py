@@ -156,7 +156,7 @@ def test_whoever_waits_for_more_than_the_hosts_that_are_left_is_told_why() -> No
             world.backend.fates = [DIES, DIES]
             world.backend.fate = replace(Fate(), refused=FULL)
             await world.fleet.scale(jobs=2)
-            with pytest.raises(JobDied, match="python not found"):
+            with pytest.raises(SubmitRefused, match="python not found"):
                 await world.fleet.wait_for_workers(1)
 
     check(story())

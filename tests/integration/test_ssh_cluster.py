@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from hpccluster import Client, SSHCluster
-from hpccluster.errors import HpcClusterError, JobDied, SubmitRefused
+from hpccluster.errors import HpcClusterError, SubmitRefused
 from hpccluster.head.directory import read_record
 from support.deadline import wait_until
 from support.private_sshd import PrivateHosts
@@ -126,7 +126,7 @@ def test_credentials_are_seen_by_nobody(ssh_hosts: PrivateHosts, start: Start) -
         modes = {line.split()[0] for line in seen.splitlines() if re.match("[0-7]+ /tmp/", line)}
         assert modes == {"700", "600"}
         (name,) = [job.name for job in cluster.jobs]
-        assert "PRIVATE" not in cluster.get_logs(name)[name]
+        assert "PRIVATE" not in cluster.get_logs()[name]
     wait_until_clean(ssh_hosts, "host1")
 
 
@@ -156,7 +156,7 @@ def test_adapting_to_the_work(start: Start) -> None:
 
 
 def test_the_other_runner(ssh_hosts: PrivateHosts, start: Start) -> None:
-    pytest.importorskip("paramiko")
+    pytest.importorskip("hpccluster_ssh.paramiko_runner")
     with start("host1", "host2", runner="paramiko") as cluster, Client(cluster) as client:
         cluster.wait_for_workers(2, timeout=20)
         assert set(client.gather(client.map(where, range(20)))) == {"host1", "host2"}
@@ -193,9 +193,10 @@ def test_bad_hosts_are_told_and_the_good_ones_work(
             ssh_hosts.address("jump"): ("NODE_FAIL", None),
         }
         # whoever waits for what cannot be is told at once, with every cause
-        with pytest.raises((SubmitRefused, JobDied)) as caught:
+        with pytest.raises(SubmitRefused) as caught:
             cluster.wait_for_workers(2, timeout=30)
-        assert ssh_hosts.address("host2") in str(caught.value)
+        assert all(ssh_hosts.address(name) in str(caught.value) for name in ("host2", "host3", "jump"))
+        assert "the job ran '/nowhere/bin/python'" in notices(caplog)
         assert client.submit(where, 0).result() == "host1"
 
 
@@ -239,7 +240,7 @@ def test_a_host_that_crashes_under_work_is_replaced(ssh_hosts: PrivateHosts, sta
             ),
             "the third host takes over",
         )
-        assert "stage auth-ok" in cluster.get_logs(lost.name)[lost.name]
+        assert "stage auth-ok" in cluster.get_logs()[lost.name]
 
 
 def test_a_host_that_is_cut_off_under_work_is_replaced_and_ends_by_itself(

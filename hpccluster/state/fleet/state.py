@@ -274,7 +274,7 @@ class FleetState:
             return
         if message.limit:
             if self.brake.trouble is not Trouble.LIMIT:
-                self.book.report("warning", message.code, f"the batch system takes no more jobs now: {message.error}")
+                self.book.report("warning", message.code, f"jobs are held back: {message.error}")
             self.brake.meet(Trouble.LIMIT, message.error, now)
         elif self._is_growing and self.limits is None:
             # Whoever asked for more is told by an exception. What exists stays, and nothing more is tried.

@@ -37,7 +37,12 @@ def died(text: str = "", state: JobState = JobState.FAILED, *, joined: bool = Fa
 
 def test_what_the_backend_knows_is_told_in_full() -> None:
     problem = "n3: user 'ana' could not log in\n  fix:  add the key"
-    told = {"code": "HPC-SSH-AUTH", "problem": problem, "reason": problem.partition("\n")[0], "node": "n3"}
+    told: dict[str, Any] = {
+        "code": "HPC-SSH-AUTH",
+        "problem": problem,
+        "reason": problem.partition("\n")[0],
+        "node": "n3",
+    }
     error = died(f"hpccluster: {problem}\n", JobState.NODE_FAIL, **told)
     assert error.code == "HPC-SSH-AUTH"
     assert str(error).splitlines() == [

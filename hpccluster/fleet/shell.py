@@ -271,9 +271,11 @@ class Fleet:
         """The same where a death says something about one host only: it matters if the jobs that are left are too few."""
         if self._workers_of(self._state.book.counted()) >= n:
             return None
-        if self._state.brake.trouble is Trouble.LIMIT:
-            return self._troubles.last_hold  # it knows the causes of all hosts
-        return self._troubles.last_death if self._troubles.alarms > told else None
+        if self._state.is_examining:
+            return None  # there will be more to say in a moment
+        if self._troubles.alarms > told:
+            return self._troubles.last_death
+        return self._troubles.last_hold if self._state.brake.trouble is Trouble.LIMIT else None
 
     async def _start_timeout(self, n: int, seconds: float) -> HpcClusterError:
         rows = [row for row in self.jobs() if row.phase != Phase.OVER and row.workers < row.expected_workers]

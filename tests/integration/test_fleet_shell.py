@@ -156,7 +156,10 @@ def test_whoever_waits_for_more_than_the_hosts_that_are_left_is_told_why() -> No
             world.backend.fates = [DIES, DIES]
             world.backend.fate = replace(Fate(), refused=FULL)
             await world.fleet.scale(jobs=2)
-            with pytest.raises(SubmitRefused, match="python not found"):
+            with pytest.raises(JobDied, match="HPC-JOB-PYTHON-MISSING"):
+                await world.fleet.wait_for_workers(1)
+            # told once; from then on it is that there is no host
+            with pytest.raises(SubmitRefused, match="no host for one more job"):
                 await world.fleet.wait_for_workers(1)
 
     check(story())

@@ -51,6 +51,11 @@ class Inquest:
             "info" if state in (JobState.TIMEOUT, JobState.COMPLETED) else "warning", "HPC-JOB-ENDED", text
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a log is being fetched."""
+        return bool(self._deaths)
+
     def log_fetched(self, message: LogFetched) -> None:
         """The last thing that was missing for the diagnosis."""
         death = self._deaths.pop(message.name, None)

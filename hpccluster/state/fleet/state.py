@@ -155,6 +155,11 @@ class FleetState:
         """Whether every submission that can be made now has been answered."""
         return self.book.submitting() == 0
 
+    @property
+    def is_examining(self) -> bool:
+        """Whether the cause of a death is being looked for."""
+        return self._inquest.is_open
+
     def watch(self, now: float) -> Watch:
         """What is worth asking the batch system at this time."""
         return self.book.watch(now)

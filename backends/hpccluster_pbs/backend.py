@@ -214,9 +214,10 @@ class PBSBackend(BatchBackend[PBSOptions]):
     # ------------------------------------------------------------------------------------------------------------ logs
 
     async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
-        """Also what PBS itself delivers, where it keeps the output until the job's end (Torque)."""
+        """Also what PBS itself delivers, where it keeps the output until the job's end."""
+        is_live = self.dialect.flavour == "openpbs" and "keep_files" not in self.options.left_out()
         try:
-            delivered = await self.runner.read_tail(f"{log_path}.pbs", tail) if log_path else ""
+            delivered = "" if is_live or not log_path else await self.runner.read_tail(f"{log_path}.pbs", tail)
         except (FileNotFoundError, LogsUnavailable):
             delivered = ""
         if not delivered:

@@ -17,14 +17,13 @@ from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster.units import format_clock
 from hpccluster_pbs import refusals, words
-from hpccluster_pbs.options import Flavour, PBSOptions
+from hpccluster_pbs.options import Flavour, PBSOptions, no_placement
 from hpccluster_pbs.reports import DELIMITER, Form, Report, number_of, parse_denials, parse_reports
 
 # a number alone is what Torque's commands on top of Slurm print; the server's name holds a letter, or "1.5" would be an id
 _ID = re.compile(r"[1-9][0-9]*(?:\[[0-9]*\])?(?:\.(?=[0-9.-]*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,229}")
 _DIRECTIVE_PATH = re.compile(r"[\w.@+=/~%{}() -]+")
-_TEXT = re.compile(r"[\w.,:@+=/ -]*")
 _SHELL = re.compile(r"/[A-Za-z0-9_./+-]+")
 
 _NEXT: Mapping[Form, Form] = {"dsv": "json", "json": "text"}
@@ -108,6 +107,8 @@ class PBSDialect(Dialect[PBSOptions]):
         def text(name: str, value: str | None) -> str:
             return "" if value is None or name in left_out else value
 
+        if is_torque and options.place is not None:
+            raise no_placement(options.place)
         log_path = _path("log_directory", spec.log_path or "/dev/null")
         keep_files = "" if is_torque else text("keep_files", "oed")
         is_live = bool(keep_files) or log_path == "/dev/null"
@@ -117,7 +118,7 @@ class PBSDialect(Dialect[PBSOptions]):
             name=_safe("name", spec.name, _JOB_NAME),
             cluster=spec.cluster,
             name_prefix=f"hpc-{spec.cluster}-",
-            comment=_safe("comment", spec.comment, _TEXT),
+            comment=spec.comment,
             command=spec.command,
             environment=spec.environment,
             prologue=script_lines(options.job_script_prologue),

@@ -99,7 +99,7 @@ class PBSOptions(BatchOptions):
         BatchOptions.__post_init__(self)
         self.left_out()
         if self.dialect == "torque" and self.place is not None:
-            raise _refused("place", self.place, "Torque has no placement; leave it out, or use resource_spec=")
+            raise no_placement(self.place)
 
     def left_out(self) -> frozenset[str]:
         """Names of the template's context whose directives are skipped, or replaced by one of the user's own.
@@ -118,6 +118,11 @@ class PBSOptions(BatchOptions):
                     names |= found
         # select and nodes ask for memory, too
         return frozenset(names | {"total_memory"} if "resources" in names else names)
+
+
+def no_placement(place: str) -> ConfigError:
+    """The error for a placement in Torque."""
+    return _refused("place", place, "Torque has no placement; leave it out, or use resource_spec=")
 
 
 def _fields_of(spelling: str, *, is_skip: bool) -> set[str]:

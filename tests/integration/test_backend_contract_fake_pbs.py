@@ -167,6 +167,26 @@ def test_stopped_server_says_nothing(pbs: FakePBS, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_hung_server_is_given_up(pbs: FakePBS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpccluster.backend.batch.QUERY_TIMEOUT", 0.5)
+    monkeypatch.setattr("hpccluster.backend.batch.SUBMIT_TIMEOUT", 0.5)
+
+    async def scenario() -> None:
+        backend = pbs_backend(pbs)
+        job = await backend.submit(make_spec(tmp_path, "sleep 60"))
+        pbs.delay("qstat", 2.0)
+        with pytest.raises(PollFailed, match="did not end within"):
+            await backend.poll([job])
+        pbs.delay("qsub", 2.0)
+        spec = make_spec(tmp_path, "sleep 60")
+        with pytest.raises(CommandFailed, match="did not end within"):
+            await backend.submit(spec)
+        (late,) = (await backend.find([spec.name])).values()
+        await backend.cancel([job, late])
+
+    asyncio.run(scenario())
+
+
 def test_server_without_history_forgets_and_its_jobs_are_absent(tmp_path: Path) -> None:
     async def scenario(pbs: FakePBS) -> None:
         backend = pbs_backend(pbs)

@@ -60,7 +60,7 @@ def test_a_job_that_is_run_again_rejoins(pbs: FakePBS, site: PBSSite) -> None:
             wait([future], timeout=30)
             say(job=job)
             sys.stdin.readline()
-            until(lambda: cluster.workers and cluster.workers[0].pid != before)
+            until(lambda: [worker for worker in cluster.workers if worker.pid != before])
             say(job=cluster.jobs[0].id, jobs=len(cluster.jobs), right=future.result(timeout=30) == bytes(300_000))
         """
     )
@@ -133,6 +133,24 @@ def test_without_a_history_the_log_says_why_a_job_died(pbs: FakePBS, site: PBSSi
     assert said["details"]["state"] == "ABSENT"
     assert said["details"]["exit_code"] == 9
     assert "no longer listed" in said["text"]
+
+
+def test_torque(tmp_path: Path) -> None:
+    with FakePBS(flavour="torque", server="torque01") as pbs:
+        site = PBSSite(pbs, tmp_path)
+        said = site.run(
+            """
+            with make(n_workers=2) as cluster, Client(cluster) as client:
+                cluster.wait_for_workers(2, timeout=30)
+                total = sum(client.gather(client.map(abs, range(100))))
+                logs = [str(cluster.logs(job.name)) for job in cluster.jobs]
+                say(total=total, logs=logs, script=cluster.job_script())
+            """
+        )
+        site.wait_until_empty()
+    assert said["total"] == 4950
+    assert all("registered with" in log for log in said["logs"])  # while they run
+    assert "#PBS -l nodes=1:ppn=1" in said["script"]
 
 
 def test_a_program_with_a_cluster_of_its_own(pbs: FakePBS, tmp_path: Path) -> None:

@@ -192,6 +192,10 @@ def test_wrong_values(option: str, value: object) -> None:
 def test_torque_has_no_placement() -> None:
     with pytest.raises(ConfigError, match="Torque"):
         PBSOptions(dialect="torque", place="excl")
+    # where the commands turn out to be Torque's
+    made = PBSOptions(place="excl", **SMALL)
+    with pytest.raises(ConfigError, match="Torque"):
+        PBSDialect.of("torque").context(make_spec(made), made)
 
 
 @pytest.mark.parametrize(

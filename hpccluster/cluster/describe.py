@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,8 +72,13 @@ def make_scale(
 
 
 def parent_directory(setting: str | Path | None = None) -> Path:
-    """The directory that holds the directories of this user's clusters."""
-    return Path(os.path.expandvars(setting)).expanduser().absolute() if setting else state_directory()
+    """The directory that holds the directories of this user's clusters. Raises `ConfigError` for a variable that is not set."""
+    if not setting:
+        return state_directory()
+    text = os.path.expandvars(setting)
+    if unset := re.search(r"\$\{?(\w+)", text):
+        raise ConfigError(f"state_directory={str(setting)!r}: ${unset[1]} is not set here")
+    return Path(text).expanduser().absolute()
 
 
 def make_spec(
@@ -127,6 +133,7 @@ def check_description(resolved: ResolvedCluster) -> None:
     checks: dict[str, Callable[[], object]] = {
         "name": lambda: check_cluster_name(resolved.settings.get("name", "a")),
         "linger": lambda: linger_of(resolved),
+        "state_directory": lambda: parent_directory(resolved.settings.get("state_directory")),
         "scale": lambda: make_scale(**resolved.scale or {"jobs": 0}),
         "adapt": lambda: _check_adapt(resolved.adapt, options),
     }

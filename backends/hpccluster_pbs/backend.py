@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,6 +22,10 @@ from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_pbs.dialect import Answer, PBSDialect, flavour_of
 from hpccluster_pbs.options import PBSOptions
+from hpccluster_pbs.reports import limits_of, parse_queues
+
+QUEUE = "HPC-SUBMIT-QUEUE"
+LIMITS = ("HPC-SUBMIT-LIMITS", "HPC-SUBMIT-TIME")
 
 FORCE_AFTER = 15.0
 """Seconds after which a cancel is repeated by force. PBS itself kills what ignores TERM after ten."""
@@ -73,8 +76,8 @@ class PBSBackend(BatchBackend[PBSOptions]):
         self.dialect, self._is_known = PBSDialect.of(flavour), True
 
     async def refusal(self, error: BackendError) -> BackendError:
-        """Adds the queues to the refusal of one, with the nearest as a suggestion."""
-        if not isinstance(error, SubmitRefused) or error.code != "HPC-SUBMIT-QUEUE":
+        """Adds what the server would accept: its queues, with the nearest as a suggestion, or the limits of the queue."""
+        if not isinstance(error, SubmitRefused) or error.code not in (QUEUE, *LIMITS):
             return error
         refusal = refusal_of(error)
         try:
@@ -83,11 +86,13 @@ class PBSBackend(BatchBackend[PBSOptions]):
             )
         except BackendError:
             return error  # a help only: the refusal itself is what matters
-        blocks = re.split(r"^Queue:\s*", result.stdout, flags=re.MULTILINE)[1:]
-        queues = [block.split(maxsplit=1)[0] for block in blocks if re.search(r"\benabled = True\b", block)]
-        if refusal is None or result.returncode != 0 or not queues:
-            return error
-        return refusal.with_choices("queues", queues).error()
+        queues = parse_queues(result.stdout) if result.returncode == 0 else {}
+        if error.code == QUEUE:
+            name, choices = "queues", [queue for queue, facts in queues.items() if facts.get("enabled") == "True"]
+        else:
+            queue = self.options.queue or (next(iter(queues)) if len(queues) == 1 else "")
+            name, choices = "limits", limits_of(queues.get(queue, {}))
+        return error if refusal is None or not choices else refusal.with_choices(name, choices).error()
 
     # ------------------------------------------------------------------------------------------------------------ poll
 

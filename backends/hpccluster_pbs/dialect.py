@@ -24,6 +24,10 @@ from hpccluster_pbs.reports import DELIMITER, Form, Report, number_of, parse_den
 _ID = re.compile(r"[1-9][0-9]*(?:\[[0-9]*\])?(?:\.(?=[0-9.-]*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,229}")
 _DIRECTIVE_PATH = re.compile(r"[\w.@+=/~%{}() -]+")
+_ALLOWED = {
+    _JOB_NAME: "a name of at most 230 letters, digits and _ . -",
+    _DIRECTIVE_PATH: "a path of letters, digits, blanks and _ . @ + = / ~ % { } ( ) - (no comma, no colon)",
+}
 _SHELL = re.compile(r"/[A-Za-z0-9_./+-]+")
 
 _NEXT: Mapping[Form, Form] = {"dsv": "json", "json": "text"}
@@ -339,7 +343,7 @@ def _path(option: str, path: str) -> str:
 def _safe(option: str, value: str, pattern: re.Pattern[str]) -> str:
     if pattern.fullmatch(value) is None:
         raise ConfigError(
-            f"{option}={value!r} cannot be put into a directive of a job script (it may hold {pattern.pattern})",
+            f"{option}={value!r} cannot be put into a directive of PBS: {_ALLOWED[pattern]}",
             code="HPC-CONFIG-VALUE",
             details={"option": option, "value": repr(value)},
         )

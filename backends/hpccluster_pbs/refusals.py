@@ -62,9 +62,6 @@ CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """A pattern, the cause in the error's code, and the names of the template's context that may be to blame."""
 
-CONTEXT_OPTION = {"resources": "cores", "name": "name"}
-"""Names of the template's context that come from an option of another name."""
-
 HINTS = {
     "QUEUE": "see the queues with: qstat -Q",
     "LIMIT": "you have as many jobs, or as much of a resource, in the queue as is allowed: some must end first",
@@ -143,9 +140,8 @@ def _option(blamed: tuple[str, ...], said: str, options: PBSOptions) -> tuple[st
                 return name, str(found)
         return "", ""
     for name in blamed:
-        found = getattr(options, CONTEXT_OPTION.get(name, name), None)
-        if found is not None:
-            return CONTEXT_OPTION.get(name, name), str(found)
+        if (found := getattr(options, name, None)) is not None:
+            return name, str(found)
     return "", ""
 
 

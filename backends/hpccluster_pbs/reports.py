@@ -79,6 +79,23 @@ def parse_denials(text: str) -> Denials:
     return Denials(frozenset(unknown), frozenset(finished), no_history, said, bool(_NO_FORM.search(said)))
 
 
+def parse_queues(text: str) -> dict[str, dict[str, str]]:
+    """What ``qstat -Q -f`` tells of each queue."""
+    queues: dict[str, dict[str, str]] = {}
+    for block in re.split(r"^Queue:\s*", text, flags=re.MULTILINE)[1:]:
+        name, *lines = block.splitlines()
+        matches = [match for line in lines if (match := re.fullmatch(r"\s+([\w.]+) = (.*)", line))]
+        queues[name.strip()] = {match[1]: match[2] for match in matches}
+    return queues
+
+
+def limits_of(queue: Mapping[str, str]) -> list[str]:
+    """A queue's limits on one job: ``walltime at most 24:00:00``."""
+    words = {"resources_max": "at most", "resources_min": "at least"}
+    pairs = ((*name.partition(".")[::2], value) for name, value in queue.items())
+    return [f"{resource} {words[kind]} {value}" for kind, resource, value in pairs if kind in words]
+
+
 def number_of(job: str) -> str:
     """An id without the server's name, which commands write in different ways: ``13[2].pbssrv`` -> ``13[2]``."""
     return job.partition(".")[0]

@@ -143,7 +143,8 @@ class FakePBS(FakeSystem[PBSJob]):
             )
         if arguments == ["-Q", "-f"]:
             lines = [
-                f"Queue: {name}\n    queue_type = Execution\n    enabled = {state != 'not enabled'}\n"
+                f"Queue: {name}\n    queue_type = Execution\n    resources_max.walltime = 100:00:00\n"
+                f"    enabled = {state != 'not enabled'}\n"
                 for name, state in self.queues.items()
             ]
             return Answer(0, "\n".join(lines))

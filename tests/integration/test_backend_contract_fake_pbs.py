@@ -91,6 +91,16 @@ def test_refused_queue_lists_the_queues(pbs: FakePBS, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_refused_walltime_tells_the_limits_of_the_queue(pbs: FakePBS, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(SubmitRefused) as caught:
+            await pbs_backend(pbs, queue="long").submit(make_spec(tmp_path, "true", walltime=200 * 3600.0))
+        assert caught.value.code == "HPC-SUBMIT-LIMITS"
+        assert "  limits:        walltime at most 100:00:00" in str(caught.value).splitlines()
+
+    asyncio.run(scenario())
+
+
 def test_job_of_a_submission_without_an_answer_is_found(pbs: FakePBS, tmp_path: Path) -> None:
     async def scenario() -> None:
         backend = pbs_backend(pbs)

@@ -12,7 +12,7 @@ from hpccluster.errors import PollFailed
 from hpccluster.ids import JobId
 from hpccluster.job import JobState, JobStatus
 from hpccluster_pbs.dialect import PBSDialect, flavour_of
-from hpccluster_pbs.reports import Form, parse_reports
+from hpccluster_pbs.reports import Form, limits_of, parse_queues, parse_reports
 from hpccluster_pbs.words import status_of
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -225,3 +225,15 @@ def test_id_of_another_server_harms_no_other() -> None:
 )
 def test_what_the_commands_are(out: str, err: str, flavour: str | None) -> None:
     assert flavour_of(qstat(out, err)) == flavour
+
+
+def test_queues_and_their_limits() -> None:
+    queues = parse_queues(
+        "Queue: workq\n    queue_type = Execution\n    total_jobs = 0\n    enabled = True\n    started = True\n\n"
+        "Queue: lim\n    resources_max.ncpus = 4\n    resources_max.walltime = 00:30:00\n    resources_min.walltime = 00:01:00\n"
+        "    enabled = False\n"
+    )
+    assert list(queues) == ["workq", "lim"]
+    assert (queues["workq"]["enabled"], queues["lim"]["enabled"]) == ("True", "False")
+    assert limits_of(queues["lim"]) == ["ncpus at most 4", "walltime at most 00:30:00", "walltime at least 00:01:00"]
+    assert limits_of(queues["workq"]) == []

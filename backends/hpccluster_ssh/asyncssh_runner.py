@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from hpccluster_ssh.ssh_runner import END_TIME, Link, LinkFull, LinkLost, Pipe, 
 ANY_HOST_KEY = "+ssh-ed25519,ecdsa-sha2-nistp???,rsa-sha2-256,rsa-sha2-512"
 """The types of keys that are known, then any other: a host that has none of those that are known is to show what it has."""
 
+# by itself it tells, for each command, the whole of it
+logging.getLogger("asyncssh").setLevel(logging.WARNING)
+
 
 class AsyncsshRunner(SshRunner):
     """Runs commands on one host by asyncssh."""
@@ -44,6 +48,9 @@ class AsyncsshRunner(SshRunner):
                 connection.abort()
             raise
         return link
+
+    def resolve(self, target: RemoteTarget) -> Hop:
+        return _resolve(target)[0]
 
 
 class AsyncsshLink(Link):

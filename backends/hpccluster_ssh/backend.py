@@ -24,7 +24,7 @@ from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
-from hpccluster.errors import BackendError, SubmitRefused
+from hpccluster.errors import BackendError, BackendUnavailable, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_ssh.options import HostOptions, SSHOptions, python_of, worker_arguments_on
@@ -101,7 +101,18 @@ class SSHBackend(Backend):
 
     @property
     def towards(self) -> tuple[str, ...]:
-        return tuple(place.host.host for place in self.places.all)
+        hosts = []
+        for place in self.places.all:
+            with contextlib.suppress(BackendUnavailable):  # its jobs will say what is wrong
+                hosts.append(self._runner(place).first_host())
+        return tuple(filter(None, hosts))
+
+    def _runner(self, place: Place) -> Runner:
+        """The one that keeps the connection to this host. Raises `BackendUnavailable` where there is no such runner."""
+        if place.index not in self._runners:
+            make_runner = self._make_runner = self._make_runner or get_runner(self.options.runner)
+            self._runners[place.index] = make_runner(place.host.target(self.options.connect_options))
+        return self._runners[place.index]
 
     @functools.cached_property
     def _template(self) -> Template:
@@ -149,12 +160,10 @@ class SSHBackend(Backend):
 
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
         loop = asyncio.get_running_loop()
-        make_runner = self._make_runner = self._make_runner or get_runner(self.options.runner)
         place = self.places.take(loop.time())
         try:
             script = self._render(spec, place.host).encode()
-            if place.index not in self._runners:
-                self._runners[place.index] = make_runner(place.host.target(self.options.connect_options))
+            self._runner(place)
             log = _open_log(spec.log_path)
         except BaseException:
             self.places.leave(place)
@@ -170,7 +179,7 @@ class SSHBackend(Backend):
 
     async def _live(self, job: _Job, script: bytes, credential: bytes) -> None:
         """From the connection to the end of the session."""
-        runner = self._runners[job.place.index]
+        runner = self._runner(job.place)
         sizes = (str(len(script)), str(len(credential)))
         argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *self.options.interpreter())
         try:

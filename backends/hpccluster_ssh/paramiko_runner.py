@@ -52,6 +52,9 @@ class ParamikoRunner(SshRunner):
         link.watch(self.target.keepalive)
         return link
 
+    def resolve(self, target: RemoteTarget) -> Hop:
+        return resolve(target)
+
 
 def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> None:
     transport = channel.get_transport()

@@ -25,6 +25,7 @@ from hpccluster.backend.runner import OUTPUT_TIME, TAIL_LIMIT, Runner, RunningCo
 from hpccluster.errors import BackendUnavailable, CommandFailed, LogsUnavailable
 from hpccluster_ssh import refusals
 from hpccluster_ssh.command_line import GO, MISSING, end_command, remote_command
+from hpccluster_ssh.hop import MAX_JUMPS, Hop
 
 SESSIONS = 10
 """Commands at once on one connection, as servers have it unless they are told otherwise."""
@@ -226,6 +227,18 @@ class SshRunner(Runner):
     @abstractmethod
     async def connect(self, lost: Callable[[Link], None]) -> Link:
         """Make a connection. Raises `BackendUnavailable`; bounded by the target's times."""
+
+    @abstractmethod
+    def resolve(self, target: RemoteTarget) -> Hop:
+        """The target with what the configuration file says of it; reads files. Raises `BackendUnavailable`."""
+
+    def first_host(self) -> str:
+        hop = self.resolve(self.target)
+        for _ in range(MAX_JUMPS):
+            if not hop.jumps:
+                break
+            hop = self.resolve(hop.jumps[0])
+        return hop.host
 
     # -------------------------------------------------------------------------------------------------------- what it runs
 

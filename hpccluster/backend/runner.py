@@ -93,6 +93,13 @@ class Runner(ABC):
         Raises `FileNotFoundError` where there is none, `LogsUnavailable` where it cannot be read.
         """
 
+    def first_host(self) -> str:
+        """Name or address of the host that it connects to first, its gateway where there is one; empty for this host.
+
+        Connects to nothing; may read files. Raises `BackendUnavailable` where they make no sense.
+        """
+        return ""
+
     async def close(self) -> None:
         """Release connections and the like. Started commands that still run read the end of their standard input."""
 

@@ -145,6 +145,14 @@ def test_scaling_down_hands_results_over_and_ends_sessions(ssh_hosts: PrivateHos
         cluster.wait_for_workers(3, timeout=20)
 
 
+def test_names_that_only_the_ssh_configuration_knows(ssh_hosts: PrivateHosts, tmp_path: Path) -> None:
+    options = {"config_file": str(ssh_hosts.config_file)}
+    with SSHCluster(["host1"], connect_options=options, python=ssh_hosts.python, state_directory=tmp_path) as cluster:
+        # the head's address is the one on the way to what the name stands for
+        assert ssh_hosts.head in cluster.scheduler_address
+        wait_until(lambda: [job.node for job in cluster.jobs] == ["host1"], "its job is seen to run")
+
+
 def test_adapting_to_the_work(start: Start) -> None:
     with start(
         "host1", "host2", "host3", cores=1, adapt={"maximum_jobs": 3, "interval": 0.2, "target_duration": 1}

@@ -186,3 +186,9 @@ def test_host_behind_a_jump_host(kind: str, ssh_hosts: PrivateHosts) -> None:
         run_with(make(kind, ssh_hosts, **target), scenario)
     for name in ("inner", "jump"):
         wait_until(lambda name=name: not logins(ssh_hosts, name), "the connections are closed")  # type: ignore[misc]
+
+
+def test_the_first_host_on_the_way_is_known_without_a_connection(kind: str, ssh_hosts: PrivateHosts) -> None:
+    for name, first in (("host1", "host1"), ("inner", "jump")):
+        assert make(kind, ssh_hosts, name).first_host() == ssh_hosts.address(first)
+    assert LocalRunner().first_host() == ""

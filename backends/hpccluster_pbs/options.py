@@ -43,6 +43,16 @@ DIRECTIVES: dict[str, tuple[str, ...]] = {
 ESSENTIAL = ("name", "log_path")
 """Jobs are found by their names, and diagnosed by their output: these stay."""
 
+IMPOSSIBLE = {
+    "-J": "each job of a cluster is submitted by itself; use scale",
+    "-t": "each job of a cluster is submitted by itself; use scale",
+    "-z": "the id of the job has to be printed",
+    "-I": "jobs of a cluster are not interactive",
+    "-C": "the prefix of directives has to stay as it is",
+    "-W block": "jobs of a cluster are not waited for",
+}
+"""Directives that a job of a cluster cannot have, and why."""
+
 _FIELD_OF = {spelling: name for name, spellings in DIRECTIVES.items() for spelling in spellings}
 
 
@@ -110,6 +120,8 @@ class PBSOptions(BatchOptions):
         for option in ("job_directives_skip", "job_extra_directives"):
             for text in getattr(self, option):
                 for spelling in options_of(text):
+                    if spelling in IMPOSSIBLE:
+                        raise _refused(option, text, IMPOSSIBLE[spelling])
                     found = _fields_of(spelling, is_skip=option == "job_directives_skip")
                     if not found.isdisjoint(ESSENTIAL):
                         raise _refused(option, text, "this directive has to stay as it is")

@@ -102,15 +102,17 @@ def number_of(job: str) -> str:
 
 
 def _from_dsv(text: str) -> Iterator[Report]:
+    told, noise = 0, ""
     for line in text.splitlines():
         head, *cells = line.split(DELIMITER)
-        match = re.fullmatch(r"Job Id: (\S+)", head.strip())
-        if match is None:
-            if line.strip():
-                raise ValueError(f"not a job: {line[:200]!r}")
-            continue
-        pairs = (cell.partition("=") for cell in cells)
-        yield Report(match[1], {name: _unescape(value) for name, equals, value in pairs if equals})
+        if match := re.fullmatch(r"Job Id: (\S+)", head.strip()):
+            told += 1
+            pairs = (cell.partition("=") for cell in cells)
+            yield Report(match[1], {name: _unescape(value) for name, equals, value in pairs if equals})
+        else:
+            noise = noise or line.strip()  # a site's banner: what it may hide counts as not said
+    if noise and not told:
+        raise ValueError(f"not a job: {noise[:200]!r}")
 
 
 def _unescape(text: str) -> str:

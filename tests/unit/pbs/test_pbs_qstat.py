@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.errors import PollFailed
@@ -176,6 +178,11 @@ def test_form_that_cannot_be_read_leads_to_the_next() -> None:
         replace(OPENPBS, form="text").read(qstat("a banner of the site\n"), [FIVE])
 
 
+def test_banners_are_passed_over() -> None:
+    answer = OPENPBS.read(qstat(f"Maintenance on Friday!\n{LINE}"), [FIVE, SIX])
+    assert [answer.statuses[job].state for job in (FIVE, SIX)] == [JobState.RUNNING, JobState.UNKNOWN]
+
+
 def test_json_of_the_first_job_only_leads_to_text() -> None:
     json = replace(OPENPBS, form="json")
     one = '{"Jobs": {"5.pbssrv": {"job_state": "R"}}}'
@@ -237,3 +244,27 @@ def test_queues_and_their_limits() -> None:
     assert (queues["workq"]["enabled"], queues["lim"]["enabled"]) == ("True", "False")
     assert limits_of(queues["lim"]) == ["ncpus at most 4", "walltime at most 00:30:00", "walltime at least 00:01:00"]
     assert limits_of(queues["workq"]) == []
+
+
+pieces = st.sampled_from(
+    ["Job Id: 5.pbssrv", "@@", "=", "\n", "\n\t", "    ", " = ", "job_state", "R", "F", "Exit_status", "\\", "{", "}", '"', ":", ",",
+     "Jobs", "null", "-29", "5.pbssrv", "Unknown Job Id 5.pbssrv", "Job has finished, use -x", "\0", "\x1b", "é"]
+)  # fmt: skip
+noise = st.one_of(st.lists(pieces, max_size=25).map("".join), st.text(max_size=60))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    out=noise,
+    err=noise,
+    code=st.sampled_from([0, 1, 2, 35, 153, 255, -9]),
+    form=st.sampled_from(["dsv", "json", "text"]),
+)
+def test_whatever_is_printed_is_an_answer_or_none(out: str, err: str, code: int, form: Form) -> None:
+    for dialect in (replace(OPENPBS, form=form), TORQUE):
+        try:
+            answer = dialect.read(qstat(out, err, code), [FIVE, SIX])
+        except PollFailed:
+            continue
+        assert answer.better is not None or set(answer.statuses) == {FIVE, SIX}
+        assert all(status.id == job for job, status in answer.statuses.items())

@@ -182,6 +182,9 @@ def test_account_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("job_directives_skip", ["-l wall"]),
         ("job_directives_skip", ["-N"]),
         ("job_extra_directives", ["-o /elsewhere"]),
+        ("job_extra_directives", ["-J 0-3"]),
+        ("job_extra_directives", ["-z"]),
+        ("job_extra_directives", ["-W umask=022,block=true"]),
     ],
 )
 def test_wrong_values(option: str, value: object) -> None:

@@ -65,4 +65,4 @@ def end_command(pid: int) -> list[str]:
     """What ends a command by force, with all that it has started in its process group."""
     if pid <= 1:
         raise ValueError(f"not the number of a command: {pid}")
-    return ["/bin/sh", "-c", 'kill -KILL -- "-$1" 2>/dev/null || kill -KILL "$1"', "sh", str(pid)]
+    return ["/bin/sh", "-c", 'kill -s KILL -- "-$1" 2>/dev/null || kill -KILL "$1"', "sh", str(pid)]

@@ -102,7 +102,7 @@ def test_the_example_is_listed_with_its_origin(installed: Installed) -> None:
 
 def test_its_template_is_found_and_is_shell(installed: Installed) -> None:
     script = installed.run("hpccluster", "script", "--backend", "taskspooler", "--set", "cores=2").stdout
-    assert "timeout --kill-after=5 0 " in script
+    assert "timeout --foreground --kill-after=5 0 " in script
     path = installed.directory / "script.sh"
     path.write_text(script)
     assert subprocess.run(["dash", "-n", str(path)]).returncode == 0

@@ -32,4 +32,7 @@ def files_of(state: Path) -> list[str]:
 
 def wait_until_gone(state: Path, timeout: float = 15.0) -> None:
     """Until no process is left."""
-    wait_until(lambda: not processes_of(state), f"the end of all processes of {state}", timeout=timeout)
+    try:
+        wait_until(lambda: not processes_of(state), f"the end of all processes of {state}", timeout=timeout)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {processes_of(state)}") from None

@@ -32,16 +32,11 @@ if ! command -v {{ command[0] | q }} >/dev/null 2>&1; then
 fi
 
 # task-spooler knows neither a walltime nor an end by force: timeout does (0: no limit). It runs in the background, so that
-# this shell can pass on to it what it is told.
-timeout --kill-after=5 {{ walltime_seconds or 0 }} {{ command | map('q') | join(' ') }} &
+# this shell hears what it is told: `tsp -k` tells the whole process group.
+timeout --foreground --kill-after=5 {{ walltime_seconds or 0 }} {{ command | map('q') | join(' ') }} &
 hpc_child=$!
 hpc_told=
-# shellcheck disable=SC2317,SC2329 # called by trap
-hpc_forward() {
-    hpc_signalled=yes hpc_told=yes
-    kill -TERM "$hpc_child" 2>/dev/null
-}
-trap hpc_forward TERM INT HUP
+trap 'hpc_signalled=yes hpc_told=yes' TERM INT HUP
 hpc_code=
 while :; do
     hpc_signalled=
@@ -59,5 +54,7 @@ hpc_say "workers ended with exit code $hpc_code"
 {{ line }}
 {% endfor %}
 {% endif %}
+trap '' TERM
+kill -s TERM -- "-$$" 2>/dev/null # what the workers have left behind
 [ -z "$hpc_told" ] || exit 143 # task-spooler does not remember that the end was asked for
 exit "$hpc_code"

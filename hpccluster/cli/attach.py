@@ -17,7 +17,6 @@ from hpccluster.errors import ConfigError, HpcClusterError
 
 if TYPE_CHECKING:
     from hpccluster.cluster.manager import ClusterManager
-    from hpccluster.runtime.client import Client
 
 
 @click.command("attach", context_settings={"allow_interspersed_args": False})
@@ -33,8 +32,8 @@ def attach_command(name: str, command: tuple[str, ...]) -> None:
     from hpccluster.runtime.target import CLUSTER_VARIABLE
 
     record, directory = find_live(name)
-    ask(name, "info")
-    environment = os.environ | {CLUSTER_VARIABLE: str(directory / CLIENT_FILE)}
+    environment = {**os.environ, **ask(name, "info").get("environment", {})}
+    environment[CLUSTER_VARIABLE] = str(directory / CLIENT_FILE)
     command = command[command[:1] == ("--",) :]
     if command:
         program = shutil.which(command[0])
@@ -49,15 +48,14 @@ def attach_command(name: str, command: tuple[str, ...]) -> None:
     os.execve(program, arguments, environment)  # noqa: S606 - the terminal and the exit code are to be its own
 
 
-def join(name: str, parent: str) -> tuple[ClusterManager, Client]:
-    """What the prompt begins with. Ends the process where there is no such cluster any more: -i would go on."""
+def join(name: str, parent: str) -> tuple[ClusterManager, Any]:
+    """What the prompt begins with: the cluster, and a client of its engine's kind. Ends the process where there is no such cluster any more: -i would go on."""
     from hpccluster.cli.output import note, write_error
     from hpccluster.cluster.manager import ClusterManager
-    from hpccluster.runtime.client import Client
 
     try:
         cluster: Any = ClusterManager.attach(name, state_directory=parent)
-        client = Client(cluster)
+        client = cluster.get_client()
     except HpcClusterError as error:
         write_error(error)
         sys.stderr.flush()

@@ -137,7 +137,7 @@ def which_command(as_json: bool) -> None:
             for file in it["files"]
         ]
         rows += [(it["place"], "", "nothing there")] if not it["files"] else []
-    write_table(("PLACE", "FILE", "STATE"), rows, flexible=("PLACE", "FILE", "STATE"))
+    write_table(("PLACE", "FILE", "STATE"), rows, wrapped=("PLACE", "FILE", "STATE"))
 
 
 @config_command.command("init")

@@ -8,7 +8,7 @@ from hpccluster.cli import complete
 from hpccluster.cli.output import say
 
 FIRST_SCREEN = """\
-hpccluster: run Python on batch queues or this machine
+hpccluster: run Python on batch queues, SSH hosts or this machine
 
 Start   demo             a small real computation, here
 Run     submit -- CMD    a program with a cluster of its own; survives logout
@@ -37,25 +37,36 @@ More verbs
         help [VERB]      this
 
 Everywhere
-  -c FILE|NAME           a cluster's description: a file, or a name from the configuration
-  --backend NAME, --set KEY=VALUE    a backend's values in place of, or on top of, those
-  --json                 for programs, with every verb that looks
+  -c FILE|NAME           a cluster's description: a file, or a configured name
+  --backend NAME         in place of that: a backend's values
+  --set KEY=VALUE        a value on top: queue=short, adapt.maximum_jobs=9
+  --json                 for programs: with every verb that says something
   --debug                the whole traceback of an error
   --version
 
-Configuration, the stronger one last: /etc/hpccluster/*.yaml, <prefix>/etc/hpccluster/*.yaml,
-~/.config/hpccluster/*.yaml, ./hpccluster.yaml, $HPCCLUSTER_CONFIG, HPCCLUSTER_SLURM__CORES=8
-and the like, the command line. 'hpccluster config show' prints each value with its origin.
+Configuration, the stronger one last
+  /etc/hpccluster/*.yaml, <prefix>/etc/hpccluster/*.yaml,
+  ~/.config/hpccluster/*.yaml, ./hpccluster.yaml, $HPCCLUSTER_CONFIG,
+  variables such as HPCCLUSTER_SLURM__CORES=8, the command line
+  config init            a first file: every option, commented out
+  config show, get       values with their origins
+  config which           where files are looked for, and what is there
+  config validate        what a start would refuse
+  config schema          the JSON Schema, for editors
+  config import FILE     dask-jobqueue's, with a verdict on each value
 
 Exit codes
-  0 fine   1 anything else   2 wrong usage or configuration   3 refused by the batch system
-  4 a job or worker died   5 no such cluster, or not reachable   6 not allowed (credentials)
+  0 fine   1 anything else   2 wrong usage or configuration; name taken
+  3 refused by the batch system   4 a job or worker died
+  5 no such cluster, or not reachable   6 not allowed (credentials)
   124 timed out   130 interrupted
-  'submit --wait' returns the program's own code, and 125 for any failure of ours.
+  'submit --wait' and 'attach NAME -- CMD' return the program's own code,
+  and 125 for any failure of ours.
 
 Environment
-  HPCCLUSTER_STATE_DIRECTORY   where clusters keep their files (~/.local/state/hpccluster)
-  HPCCLUSTER_CLUSTER           the cluster that Client() joins; set for submitted programs
+  HPCCLUSTER_STATE_DIRECTORY   where clusters keep their files; by default
+                               ~/.local/state/hpccluster
+  HPCCLUSTER_CLUSTER           what Client() joins; set by submit and attach
   NO_COLOR                     no colours
 """
 

@@ -58,15 +58,16 @@ def report(sections: Sequence[Section], *, to_stderr: bool) -> None:
     rows = []
     for section in sections:
         if section.problem:
-            rows.append((section.name, "", "not taken over", section.problem))
+            rows.append(("not taken over", section.name, section.problem))
         for judged in section.judged:
-            what = f"{judged.verdict}: {judged.now}" if judged.now else judged.verdict
-            rows.append((f"{section.name}.{judged.key}", judged.value, what, judged.why))
+            now = f"now {judged.now}" if judged.now and judged.verdict in ("renamed", "changed") else ""
+            why = "; ".join(text for text in (now, judged.why) if text)
+            rows.append((judged.verdict, f"{section.name}.{judged.key}: {judged.value}", why))
     if not rows:
         return
-    titles = ("KEY", "VALUE", "VERDICT", "WHY")
+    titles = ("VERDICT", "VALUE", "WHY")
     if to_stderr:
         note(plain_table(titles, rows))
     else:
-        write_table(titles, rows, flexible=("VALUE", "WHY"))
+        write_table(titles, rows, wrapped=("VALUE", "WHY"))
         say()

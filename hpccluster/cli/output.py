@@ -67,10 +67,15 @@ def write_json(value: Any) -> None:
 
 
 def write_table(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[str] = (), right: Sequence[str] = ()
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    flexible: Sequence[str] = (),
+    wrapped: Sequence[str] = (),
+    right: Sequence[str] = (),
 ) -> None:
-    """Rows below titles. Columns that are empty throughout are left out; those in ``flexible`` give way, with an
-    ellipsis, where the terminal is too narrow; those in ``right`` are numbers."""
+    """Rows below titles. Columns that are empty throughout are left out. Where the terminal is too narrow, those in
+    ``flexible`` give way with an ellipsis, those in ``wrapped`` by taking more lines. Those in ``right`` are numbers."""
     used = [number for number, _ in enumerate(titles) if any(row[number] for row in rows)]
     titles = [titles[number] for number in used]
     rows = [[row[number] for number in used] for row in rows]
@@ -82,9 +87,12 @@ def write_table(
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in titles:
-        width = 4 if title in flexible else _width(title, titles, rows)
+        width = 4 if title in flexible or title in wrapped else _width(title, titles, rows)
         side: Literal["left", "right"] = "right" if title in right else "left"
-        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, justify=side)
+        if title in wrapped:
+            table.add_column(title, overflow="fold", min_width=width, justify=side)
+        else:
+            table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, justify=side)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].partition(" ")[0], "")) for cell in row))
     console().print(table)

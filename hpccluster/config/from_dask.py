@@ -145,6 +145,8 @@ def _judge(section: Section, written: str, node: Node, known: Any) -> Iterator[t
             yield Judged(written, text, "by hand", why=f"the backend {section.backend!r} has no such option"), None
             return
         changed, why = _translated(section.backend, now, value)
+        if changed != value and not isinstance(changed, list):
+            why = f"{changed}: {why}"
         verdict: Verdict = "changed" if why else "kept" if now == key else "renamed"
         yield Judged(written, text, verdict, now if now != key else "", why), changed
     elif key in known:

@@ -122,6 +122,7 @@ class Operations:
             "jobs": dict(Counter(str(job.state) for job in head.fleet.jobs())),
             "owner": head.lease.owner if head.lease.is_owned else None,
             "detached": head.spec.detached,
+            "environment": dict(head.engine.environment()),
         }
 
     async def status(self, _: Arguments) -> dict[str, Any]:

@@ -198,8 +198,8 @@ def test_the_configuration_of_dask_jobqueue_is_taken_over(commands: Commands) ->
     theirs = 'jobqueue: {slurm: {cores: 8, memory: 16GB, project: p1, worker-extra-args: ["--lifetime", "25m"]}}\n'
     write(commands, theirs, "jobqueue.yaml")
     said = commands.out("config", "import", "jobqueue.yaml")
-    assert re.search(r"^slurm.project +p1 +renamed: account", said, re.MULTILINE)
-    assert re.search(r"^slurm.worker-extra-args +--lifetime 25m +dropped +automatic here", said, re.MULTILINE)
+    assert re.search(r"^renamed +slurm.project: p1 +now account$", said, re.MULTILINE)
+    assert re.search(r"^dropped +slurm.worker-extra-args: --lifetime 25m +automatic here", said, re.MULTILINE)
     assert said.endswith("wrote ~/.config/hpccluster/from-dask.yaml; check: hpccluster config validate\n")
     assert commands.out("config", "validate") == "fine: 1 file, sections slurm, clusters none\n"
     assert commands.out("config", "get", "slurm.account") == "p1\n"

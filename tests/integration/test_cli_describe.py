@@ -137,7 +137,7 @@ def test_a_reader_that_leaves_early_is_no_error(commands: Commands) -> None:
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"], env=commands.variables(), capture_output=True, text=True, timeout=30
     )
-    assert done.stdout == "hpccluster: run Python on batch queues or this machine\n"
+    assert done.stdout == "hpccluster: run Python on batch queues, SSH hosts or this machine\n"
     assert done.stderr == ""
 
 

@@ -107,6 +107,23 @@ def test_python_and_programs_are_run_beside_a_cluster_and_leave_it_running(comma
     assert json.loads(commands.out("status", "mine", "--json"))["workers"] == 1
 
 
+def test_a_cluster_of_dasks_is_used_with_dasks_client(commands: Commands) -> None:
+    pytest.importorskip("distributed")
+    commands.out("up", "--name", "theirs", "--workers", "1", "--set", "engine=dask")
+    uses = "from dask.distributed import Client\nwith Client() as client: print(client.submit(pow, 2, 7).result())"
+    assert commands.out("attach", "theirs", "--", sys.executable, "-c", uses) == "128\n"
+    typed = "print(type(client).__module__, client.submit(pow, 2, 8).result())\nclient.close()\n"
+    done = subprocess.run(
+        [*COMMAND, "attach", "theirs"],
+        input=typed,
+        env=commands.variables(),
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert "distributed.client 256" in done.stdout, done.stderr
+
+
 def test_what_tasks_log_comes_with_level_and_name(commands: Commands) -> None:
     commands.out("up", "--name", "mine", "--workers", "1")
     commands.out("attach", "mine", "--", sys.executable, "-c", LOGS)

@@ -17,6 +17,10 @@ def test_the_first_screen_fits_a_small_terminal() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_the_whole_help_fits_its_width() -> None:
+    assert max(map(len, cli_help._REST.splitlines())) <= 80
+
+
 def test_every_verb_that_is_named_exists_and_every_verb_is_named() -> None:
     everything = cli_help.FIRST_SCREEN + cli_help._REST
     for verb in _VERBS:

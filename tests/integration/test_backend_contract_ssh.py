@@ -1,6 +1,5 @@
-"""The backend contract against the SSH backend, with a local runner in place of connections: what the script does is the same.
-
-With real connections: `test_ssh_cluster`.
+"""The backend contract against the SSH backend: on real hosts by both runners, and without connections, for what only needs
+the script.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from hpccluster.job import JobState
 from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_ssh.backend import SSHBackend
 from hpccluster_ssh.options import SSHOptions
+from support.private_sshd import PrivateHosts
 
 
 def make_backend(home: Path, **keywords: object) -> SSHBackend:
@@ -88,6 +88,36 @@ class TestSSHBackend(BackendContract):
         async def scenario(backend: Backend) -> None:
             job = await backend.submit(self.spec(directory, "sleep 60", walltime=0.2))
             await self.until_state(backend, job, JobState.TIMEOUT)
+
+        self.run(backend, scenario)
+
+
+class TestSSHBackendOnHosts(BackendContract):
+    patience = 20.0
+    unknown_id = "ssh-4000000"
+
+    @pytest.fixture(params=["asyncssh", "paramiko"])
+    def backend(self, request: pytest.FixtureRequest, ssh_hosts: PrivateHosts) -> Backend:
+        connect = {"config_file": str(ssh_hosts.config_file), "keepalive": 0.5}
+        hosts = [{"host": "host1", "jobs": 2}, "host2"]
+        return SSHBackend(
+            build_options(SSHOptions, {"hosts": hosts, "connect_options": connect, "runner": request.param})
+        )
+
+    def test_what_a_job_leaves_behind_ends_with_it(
+        self, backend: Backend, directory: Path, ssh_hosts: PrivateHosts
+    ) -> None:
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, 'ls -l "$HPCCLUSTER_CONNECTION_FILE"; sleep 71.8 &')
+            job = await backend.submit(spec, b"a secret\n")
+            await self.until_state(backend, job, JobState.COMPLETED)
+            assert "-rw------- 1" in await backend.logs(job, spec.log_path)
+
+            async def all_gone() -> bool:
+                seen = ssh_hosts.run("host1", ["sh", "-c", "ls -A /tmp; ps -eo args"]).stdout
+                return "hpccluster-" not in seen.replace("/var/tmp/hpccluster-", "") and "sleep 71.8" not in seen
+
+            await self.until(all_gone, "what the job has left behind is gone")
 
         self.run(backend, scenario)
 

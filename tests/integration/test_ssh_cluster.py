@@ -253,6 +253,7 @@ def test_a_host_that_crashes_under_work_is_replaced(ssh_hosts: PrivateHosts, sta
         assert "stage auth-ok" in cluster.get_logs()[lost.name]
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_under_work_is_replaced_and_ends_by_itself(
     ssh_hosts: PrivateHosts, start: Start
 ) -> None:

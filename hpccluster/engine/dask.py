@@ -103,9 +103,10 @@ class DaskEngine(Engine):
         scheduler.handlers["register-worker"] = self._register
         try:
             await scheduler
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             await scheduler.close()
-            raise CommError(f"dask's scheduler cannot listen on {host}, port {port}: {error}") from error
+            why = error.__cause__ or error
+            raise CommError(f"dask's scheduler cannot start on {host}, port {port}: {why}") from error
         self._scheduler = scheduler
         self.dashboard_link = dashboard.open(scheduler)
         self.address = str(Address("tls" if file.certificate else "tcp", contact or host, scheduler.port))
@@ -216,7 +217,10 @@ class DaskEngine(Engine):
         chosen = set(jobs)
         scheduler = self._scheduler
         while addresses := [address for address, info in self._workers.items() if info.job in chosen]:
-            await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
+            try:
+                await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
+            except (OSError, KeyError) as error:  # one of them has left meanwhile
+                log.debug("retiring %s: %r", addresses, error)
             left = set(addresses) & self._workers.keys()
             if left and left == set(scheduler.workers):
                 log.warning("results are lost: no worker is left to take over from %s", ", ".join(sorted(left)))
@@ -228,7 +232,7 @@ class DaskEngine(Engine):
     def dismiss(self, reason: str) -> None:
         if self._scheduler is not None:
             for address in list(self._scheduler.workers):
-                self._scheduler.worker_send(address, {"op": "close", "reason": reason, "executor_wait": False})
+                self._scheduler.close_worker(address)
 
     async def stop(self, reason: str) -> None:
         if self._is_stopping or self._scheduler is None:

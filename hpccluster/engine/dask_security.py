@@ -20,14 +20,15 @@ def security_of(file: ConnectionFile) -> Security:
     The texts stay in memory; dask writes them into a directory of the user's own for the moment in which it loads them.
     """
     names = [f"tls_{role}_{part}" for role in _ROLES for part in _PARTS]
+    plain: dict[str, object] = dict.fromkeys((*names, "tls_ciphers", "tls_max_version"))
     if not file.certificate:
-        return Security(require_encryption=False, tls_ca_file=None, **dict.fromkeys(names))
+        return Security(require_encryption=False, tls_ca_file=None, **plain)
     texts = {"cert": file.certificate, "key": file.key}
     return Security(
         require_encryption=True,
         tls_ca_file=file.ca,
         tls_min_version=ssl.TLSVersion.TLSv1_3,
-        **{name: texts[name.rpartition("_")[2]] for name in names},
+        **plain | {name: texts[name.rpartition("_")[2]] for name in names},
     )
 
 

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 import asyncio
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -60,6 +61,10 @@ class JobWorker(Worker):
             # not ignored: what a task starts would inherit that
             signal.signal(number, lambda *_: None)
         super().__init__(*arguments, **keywords)
+
+    async def close(self, **keywords: Any) -> Any:
+        """What it is just running is not waited for: the result would reach nobody any more."""
+        return await super().close(**keywords | {"executor_wait": False})
 
 
 class JobNanny(Nanny):
@@ -175,9 +180,11 @@ class JobWorkers:
                 await asyncio.gather(*(nanny.finished() for nanny in self._nannies))
 
     async def _close(self) -> None:
-        """End what is left, at once."""
+        """End what is left, at once. What does not end in time ends with this process: its parent is all that it lives for."""
         closing = (nanny.close(timeout=CLOSE_TIME, reason="the job ends") for nanny in self._nannies)
-        await asyncio.gather(*closing, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * CLOSE_TIME):
+                await asyncio.gather(*closing, return_exceptions=True)
 
 
 def _start_failed(error: Exception) -> int:
@@ -226,7 +233,10 @@ def run_workers(settings: WorkerSettings) -> int:
 def main() -> NoReturn:
     """Run, and exit with the code that `hpccluster.runtime.exits` explains."""
     say_stage("import-ok")
-    sys.exit(run_workers(parse_arguments(["worker", *sys.argv[1:]])))
+    code = run_workers(parse_arguments(["worker", *sys.argv[1:]]))
+    logging.shutdown()
+    # Not by way of what multiprocessing does at the end: it waits for workers that do not hear its signal.
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pytest
 import hpccluster
 from hpccluster import ClusterManager, LocalCluster
 from hpccluster.comm.connection_file import read_connection_file
-from hpccluster.errors import ClusterError, ConfigError, JobDied
+from hpccluster.errors import ClusterError, CommError, ConfigError, JobDied
 from hpccluster.head.directory import read_record
 from hpccluster.protocol.messages import Role
 from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
@@ -233,6 +233,29 @@ def test_what_cannot_be_is_one_clear_error(state: Path) -> None:
         make(processes=False)
 
 
+def test_a_port_that_is_taken_is_one_clear_error(shared: LocalCluster, state: Path) -> None:
+    port = int(shared.scheduler_address.rpartition(":")[2])
+    with pytest.raises(CommError, match=f"dask's scheduler cannot start on 127.0.0.1, port {port}.*in use"):
+        make(port=port)
+    wait_until_gone(state)
+    assert files_of(state) == []
+
+
+def test_the_port_is_the_schedulers_and_the_sites_configuration_is_not_in_the_way(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TLS__CA_FILE", "/nonexistent")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TLS__MAX_VERSION", "1.2")
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__IDLE_TIMEOUT", "1 s")
+    with make(port=port) as cluster, distributed.Client(cluster) as client:
+        assert cluster.scheduler_address == f"tls://127.0.0.1:{port}"
+        assert client.submit(pow, 2, 2).result() == 4
+
+
 # ------------------------------------------------------------------------------------------------------------- size
 
 
@@ -287,6 +310,28 @@ def test_a_worker_that_dies_is_replaced_and_its_work_is_done_again(state: Path) 
         (after,) = cluster.workers
         assert (after.name, after.job) == (before.name, before.job)
         assert len(cluster.jobs) == 1, "the job lives on"
+
+
+def test_a_task_that_takes_too_much_memory_fails_alone(state: Path) -> None:
+    with make(memory_limit="400MB") as cluster, distributed.Client(cluster) as client:
+        greedy = client.submit(bytearray, 2 * 10**9)
+        with pytest.raises(distributed.KilledWorker):
+            greedy.result(timeout=60)
+        assert client.submit(pow, 2, 2).result(timeout=30) == 4
+        assert len(cluster.jobs) == 1, "its nanny has ended the worker, not the batch system the job"
+
+
+def test_what_runs_is_not_waited_for(state: Path) -> None:
+    with make(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        futures = client.map(time.sleep, [60.0, 61.0])
+        wait_until(lambda: all(worker.executing for worker in cluster.workers), "both workers to be busy")
+        begun = time.monotonic()
+        cluster.scale(1)
+        wait_until(lambda: len([job for job in cluster.jobs if job.phase != "over"]) == 1, "the end of one job")
+        wait_until(lambda: cluster.workers[0].executing == 2, "its task at the other one")
+        cluster.close()
+        assert time.monotonic() - begun < 10
+        del futures
 
 
 def test_a_job_that_dies_early_is_diagnosed(state: Path, tmp_path: Path) -> None:

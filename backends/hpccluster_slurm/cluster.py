@@ -45,6 +45,11 @@ class SLURMCluster(ClusterManager):
         memory_directive: Literal["--mem", "--mem-per-cpu", "--mem-per-gpu", "none"] | None = None,
         job_extra_directives: Sequence[str] | None = None,
         job_directives_skip: Sequence[str] | None = None,
+        # the way to the batch system, if not here
+        ssh: str | None = None,
+        ssh_config: str | Path | None = None,
+        runner: str | None = None,
+        remote_directory: str | None = None,
         # its script and its workers
         python: str | Path | None = None,
         shebang: str | None = None,

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from hpccluster.backend.base import Backend, CredentialWay
 from hpccluster.backend.registry import get_runner
@@ -87,7 +87,7 @@ class _Job:
 class SSHBackend(Backend):
     """Jobs are sessions on hosts. ``make_runner``: the one that the options name, if it is not given."""
 
-    credential_way: ClassVar[CredentialWay] = "stdin"
+    credential_way: CredentialWay = "stdin"
     places_jobs = True
     poll_interval = 0.5
 

@@ -110,21 +110,9 @@ def parse_jumps(target: RemoteTarget, text: str | None) -> tuple[RemoteTarget, .
         return ()
     jumps: list[RemoteTarget] = []
     for item in text.split(","):
-        rest = item.strip().removeprefix("ssh://")
-        user, at, place = rest.rpartition("@")
-        host, port = place, ""
-        if place.startswith("["):
-            host, _, port = place[1:].partition("]")
-            port = port.removeprefix(":")
-        elif place.count(":") == 1:
-            host, _, port = place.partition(":")
-        if (at and not user) or (port and not port.isascii()) or (port and not port.isdigit()):
-            raise ValueError(f"{item.strip()!r} is not [user@]host[:port]")
         jumps.append(
-            RemoteTarget(
-                host=host,
-                user=user or None,
-                port=int(port) if port else None,
+            RemoteTarget.parse(
+                item.strip().removeprefix("ssh://"),
                 identity_files=target.identity_files,
                 known_hosts=target.known_hosts,
                 config_file=target.config_file,

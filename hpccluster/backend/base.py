@@ -17,10 +17,10 @@ from hpccluster.job import CancelReport, JobSpec, JobStatus
 CONTRACT = 1
 """The version of this contract. It grows when a backend that keeps the old one would not do any more."""
 
-CredentialWay = Literal["shared", "stdin", "inline"]
-"""How a job gets the credential of its workers: a file that the nodes can read, over standard input, or inside the
-submitted text. In the last two ways the job puts it into a private file and tells its path to the workers by the
-environment variable ``HPCCLUSTER_CONNECTION_FILE``."""
+CredentialWay = Literal["shared", "stdin", "inline", "copied"]
+"""How a job gets the credential of its workers: by a file of the head's that the nodes can read, over standard input, inside
+the submitted text, or by a file that the backend writes where the nodes can read it. In all ways but the first, the job
+tells the path of a private file to the workers by the environment variable ``HPCCLUSTER_CONNECTION_FILE``."""
 
 
 class JobLauncher(Protocol):
@@ -51,7 +51,7 @@ class LaunchedJob(Protocol):
 class Backend(ABC):
     """Submits, polls, cancels jobs and fetches their logs. Knows nothing of tasks."""
 
-    credential_way: ClassVar[CredentialWay] = "shared"
+    credential_way: CredentialWay = "shared"
 
     runs_here: ClassVar[bool] = False
     """Its jobs run on this very host: the head listens on loopback."""
@@ -91,7 +91,7 @@ class Backend(ABC):
         *Success*: a job of the name ``spec.name`` is queued or running. *`SubmitRefused`, `PolicyRefused`, `ConfigError`,
         `BackendUnavailable`*: there is no job and never will be one (the batch system or the site said no, the script cannot
         be made, nothing could be sent). *Any other error, or cancellation*: there may be one, now or later; look for its
-        name with `find`. ``credential`` is the content for the ways ``stdin`` and ``inline``.
+        name with `find`. ``credential`` is the content, for all ways but ``shared``.
         """
 
     @abstractmethod

@@ -5,15 +5,18 @@ Also what those who make jobs need: the options (`JobOptions`, `BatchOptions`, `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from hpccluster.backend.base import Backend
 from hpccluster.backend.dialect import AnyOptions, CommandResult, Dialect
+from hpccluster.backend.login import CONNECTION_FILE_VARIABLE, JobCredentials, login_of
 from hpccluster.backend.options import (
     BatchOptions,
     JobOptions,
@@ -31,6 +34,7 @@ from hpccluster.errors import (
     CommandFailed,
     LogsUnavailable,
     PollFailed,
+    SubmitRefused,
 )
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
@@ -61,7 +65,12 @@ def job_comment(cluster_id: str) -> str:
 
 
 def log_directory(options: JobOptions, default: str) -> str:
-    """Where the output of jobs goes: the user's choice with ``~`` and ``$VARS`` expanded, or ``default``; absolute."""
+    """Where the output of jobs goes: the user's choice with ``~`` and ``$VARS`` expanded, or ``default``; absolute.
+
+    Where the batch system is reached by SSH, it is a directory there.
+    """
+    if (login := login_of(options)) is not None:
+        return options.log_directory or login.directory
     chosen = options.log_directory
     return os.path.abspath(default if chosen is None else os.path.expandvars(Path(chosen).expanduser()))  # noqa: PTH100
 
@@ -97,20 +106,42 @@ class BatchBackend(Backend, Generic[AnyOptions]):
     def __init__(self, options: AnyOptions, dialect: Dialect[AnyOptions], runner: Runner | None = None) -> None:
         self.options = options
         self.dialect = dialect
-        self.runner = LocalRunner() if runner is None else runner
+        self._given_runner = runner
         self._has_history = True
+        self._login = login_of(options)
+        self._credentials = None if self._login is None else JobCredentials(self._login.directory)
+        self._names: dict[JobId, JobName] = {}
+        """Of the jobs that have a credential on the login host."""
+        if self._login is not None:
+            self.credential_way = "copied"
+
+    @functools.cached_property
+    def runner(self) -> Runner:
+        """What runs the commands. Raises `BackendUnavailable` where that is not installed."""
+        if self._given_runner is not None:
+            return self._given_runner
+        return LocalRunner() if self._login is None else self._login.make_runner()
+
+    @property
+    def towards(self) -> Sequence[str]:
+        return () if self._login is None else (self._login.target.host,)
 
     @functools.cached_property
     def _template(self) -> Template:
         return load_template(self.dialect.template, self.options.template)
 
     def render(self, spec: JobSpec) -> str:
+        if self._credentials is not None:
+            told = (CONNECTION_FILE_VARIABLE, self._credentials.path(spec.name))
+            spec = replace(spec, environment=(*spec.environment, told))
         context = self.dialect.context(spec, self.options)
         return render_template(self._template, context, source=self.options.template or self.dialect.template)
 
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
         script = self.render(spec)
         environment = self.dialect.submit_environment(self.dialect.context(spec, self.options))
+        if self._credentials is not None and credential is not None:
+            await self._credentials.write(self.runner, spec.name, credential)
         result = await self.runner.run(
             self.dialect.submit_command(spec, self.options),
             stdin=script,
@@ -118,7 +149,10 @@ class BatchBackend(Backend, Generic[AnyOptions]):
             timeout=SUBMIT_TIMEOUT,
         )
         if result.returncode != 0:
-            raise await self.refusal(self.dialect.submit_error(result, script, self.options))
+            refusal = await self.refusal(self.dialect.submit_error(result, script, self.options))
+            if isinstance(refusal, SubmitRefused):
+                await self._forget([spec.name])
+            raise refusal
         try:
             job = self.dialect.parse_submit(result)
             self.dialect.check_id(job)
@@ -128,6 +162,8 @@ class BatchBackend(Backend, Generic[AnyOptions]):
                 code="HPC-SUBMIT-UNREADABLE",
                 details={"said": result.stdout.strip()},
             ) from error
+        if self._credentials is not None:
+            self._names[job] = spec.name
         return job
 
     async def refusal(self, error: BackendError) -> BackendError:
@@ -197,6 +233,7 @@ class BatchBackend(Backend, Generic[AnyOptions]):
                 code="HPC-CANCEL-UNVERIFIED",
             ) from error
         gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
+        await self._forget([self._names.pop(job) for job in gone if job in self._names])
         return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
 
     async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
@@ -222,7 +259,14 @@ class BatchBackend(Backend, Generic[AnyOptions]):
             details={"path": log_path, "job_id": job, "node": status.node},
         )
 
+    async def _forget(self, jobs: Collection[JobName] | None = None) -> None:
+        """Remove the credentials of these jobs (or of all) on the login host, if that can be done."""
+        if self._credentials is not None:
+            with contextlib.suppress(BackendError):
+                await self._credentials.remove(self.runner, jobs)
+
     async def close(self) -> None:
+        await self._forget()
         await self.runner.close()
 
     def explain(self, status: JobStatus) -> str:

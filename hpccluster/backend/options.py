@@ -24,6 +24,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from hpccluster.backend.remote import RemoteTarget
 from hpccluster.errors import ConfigError, Detail
 from hpccluster.resources import JobResources, make_resources
 from hpccluster.units import parse_bytes, parse_duration
@@ -163,6 +164,39 @@ class BatchOptions(JobOptions):
         Meta(description="Directives of ours to leave out, each by its whole name, such as '--mem' or '-n'"),
         DIRECTIVE_NAME,
     ] = ()
+
+    ssh: Annotated[
+        str | None,
+        Meta(
+            description="Login host whose commands are used, by SSH: '[user@]host[:port]', or an alias of ~/.ssh/config"
+        ),
+        LINE,
+    ] = None
+    ssh_config: Annotated[str | None, Meta(description="SSH configuration file, in place of ~/.ssh/config"), LINE] = (
+        None
+    )
+    runner: Annotated[str, Meta(description="What speaks SSH: 'asyncssh' or 'paramiko'"), NAME] = "asyncssh"
+    remote_directory: Annotated[
+        str | None,
+        Meta(
+            description="With ssh: an absolute directory there, yours alone and visible to the nodes, "
+            "for the credentials and the output of jobs"
+        ),
+        PATH,
+    ] = None
+
+    def __post_init__(self) -> None:
+        JobOptions.__post_init__(self)
+        if self.ssh is None:
+            return
+        try:
+            RemoteTarget.parse(self.ssh)
+        except ValueError as error:
+            raise _bad_value("ssh", self.ssh, str(error)) from None
+        for name in ("remote_directory", "log_directory"):
+            value = getattr(self, name)
+            if (value is None and name == "remote_directory") or (value is not None and not value.startswith("/")):
+                raise _bad_value(name, value, "with ssh=, an absolute directory on the login host is needed")
 
     def required_options(self) -> tuple[str, ...]:
         return ("cores", "memory")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from hpccluster.backend.runner import Runner
+if TYPE_CHECKING:
+    from hpccluster.backend.runner import Runner
 
 KEEPALIVE_LIMIT = 3
 """A connection is lost when this many keepalive messages in a row were not answered."""
@@ -41,6 +43,23 @@ class RemoteTarget:
         ):
             raise ValueError(f"{self.host!r} is no name of a host")
 
+    @classmethod
+    def parse(cls, text: str, **more: Any) -> RemoteTarget:
+        """From ``[user@]host[:port]``; an IPv6 address with a port stands in brackets. ``more``: other fields.
+
+        Raises `ValueError`.
+        """
+        user, at, place = text.rpartition("@")
+        host, port = place, ""
+        if place.startswith("["):
+            host, _, rest = place[1:].partition("]")
+            port = rest.removeprefix(":")
+        elif place.count(":") == 1:
+            host, _, port = place.partition(":")
+        if (at and not user) or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+            raise ValueError(f"{text!r} is not [user@]host[:port]")
+        return cls(host=host, user=user or None, port=int(port) if port else None, **more)
+
     @property
     def name(self) -> str:
         """The host as people write it: ``user@host:port``, with what was said."""
@@ -48,5 +67,5 @@ class RemoteTarget:
         return f"{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
 
 
-RunnerFactory = Callable[[RemoteTarget], Runner]
+RunnerFactory = Callable[[RemoteTarget], "Runner"]
 """Makes a runner without any I/O. It connects when it is used, keeps its connection, and connects again after a loss."""

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
-from typing import ClassVar, Self
+from typing import Self
 
 import msgspec
 
@@ -37,7 +37,7 @@ from hpccluster.runtime.worker import Worker
 class InsideBackend(Backend):
     """A job is a few workers in this very process."""
 
-    credential_way: ClassVar[CredentialWay] = "stdin"
+    credential_way: CredentialWay = "stdin"
     runs_here = True
     ends_with_head = True
     poll_interval = 0.5

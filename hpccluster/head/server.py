@@ -154,6 +154,7 @@ class Head:
             validate=validate,
         )
         Operations(self).register(self.scheduler.add_operation)
+        undo.push_async_callback(self.backend.close)
         undo.push_async_callback(self.scheduler.close, "the cluster could not start")
         await self.scheduler.start()
         undo.push_async_callback(self.engine.stop, "the cluster could not start")

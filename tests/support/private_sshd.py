@@ -23,7 +23,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -104,12 +104,7 @@ class PrivateHosts(PrivateNetwork):
         noisy = self.directory / "noisy-shell"
         noisy.write_text('#!/bin/sh\necho "Welcome to $(hostname)!"\necho "Mind the quota." >&2\nexec /bin/sh "$@"\n')
         noisy.chmod(0o755)
-        for name, ours in (("passwd", entries), ("shadow", [f"{name}:*:19000:0:99999:7:::" for name in shells])):
-            others = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in shells]
-            file = self.directory / "files" / name
-            file.touch(mode=0o600)
-            file.write_text("\n".join([*ours, *others]) + "\n")
-            file.chmod(0o644 if name == "passwd" else 0o600)
+        write_accounts(self.directory / "files", entries)
 
     def _write_keys(self) -> None:
         for name in (
@@ -256,6 +251,17 @@ class PrivateHosts(PrivateNetwork):
             return python_for(self.user, self.directory)
         except UserMissing as missing:
             raise SshdMissing(str(missing)) from None
+
+
+def write_accounts(folder: Path, entries: Sequence[str]) -> None:
+    """Files ``passwd`` and ``shadow`` like those of this machine, with these entries in place of the users' own."""
+    names = [entry.split(":")[0] for entry in entries]
+    for file, ours in (("passwd", entries), ("shadow", [f"{name}:*:19000:0:99999:7:::" for name in names])):
+        others = [line for line in Path("/etc", file).read_text().splitlines() if line.split(":")[0] not in names]
+        path = folder / file
+        path.touch(mode=0o600)
+        path.write_text("\n".join([*ours, *others]) + "\n")
+        path.chmod(0o644 if file == "passwd" else 0o600)
 
 
 def _sweep() -> None:

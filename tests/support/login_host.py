@@ -1,0 +1,88 @@
+"""A login host for a private Slurm: an SSH server on this machine's loopback, as whose user Slurm's commands can be used.
+
+It sees the files and processes of this machine, as Slurm's nodes do; only the accounts are its own. Root only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.deadline import wait_until
+from support.ordinary_user import system_path
+from support.private_network import command
+from support.private_slurm import PrivateSlurm
+from support.private_sshd import write_accounts
+
+
+@dataclass(frozen=True)
+class LoginHost:
+    """A running SSH server."""
+
+    name: str
+    """In `config_file`."""
+    config_file: Path
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def login_host(slurm: PrivateSlurm, directory: Path) -> Iterator[LoginHost]:
+    """An SSH server for the user of that Slurm; ended afterwards, with all sessions."""
+    assert slurm.user is not None, "needs root"
+    account = pwd.getpwnam(slurm.user)
+    port = _free_port()
+    for name in ("host", "id"):
+        command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(directory / name))
+    write_accounts(directory, [f"{slurm.user}:x:{account.pw_uid}:{account.pw_gid}::{slurm.home}:/bin/sh"])
+    server = directory / "sshd_config"
+    authorized = slurm.directory / f"authorized-{port}"
+    shutil.copy(directory / "id.pub", authorized)
+    authorized.chmod(0o644)
+    server.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {authorized}\n"
+        "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        f"SetEnv SLURM_CONF={slurm.conf}\n"
+    )
+    known_hosts = directory / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {(directory / 'host.pub').read_text()}")
+    client = directory / "ssh_config"
+    client.write_text(
+        f"Host login\nHostName 127.0.0.1\nPort {port}\nUser {slurm.user}\nIdentityFile {directory}/id\n"
+        f"UserKnownHostsFile {known_hosts}\nGlobalKnownHostsFile none\n"
+    )
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    binds = "; ".join(f"mount --bind {shlex.quote(str(directory / name))} /etc/{name}" for name in ("passwd", "shadow"))
+    program = f"set -e; {binds}; exec {shutil.which('sshd', path=system_path())} -D -e -f {shlex.quote(str(server))}"
+    with (directory / "sshd.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL",
+             "/bin/sh", "-c", program],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env={"PATH": system_path()},
+        )  # fmt: skip
+    try:
+        wait_until(lambda: _answers(port, process, directory), "sshd answers")
+        yield LoginHost("login", client)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int, process: subprocess.Popen[bytes], directory: Path) -> bool:
+    assert process.poll() is None, (directory / "sshd.log").read_text()
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from hpccluster.backend.base import Backend
 from hpccluster.errors import HpcClusterError
+from hpccluster.fleet import answers
 from hpccluster.fleet.asking import ask
 from hpccluster.ids import JobId
 
@@ -28,7 +29,12 @@ class LogReader:
         """The text, and why there is none."""
         async with self._slots:
             try:
-                text = await ask(self._backend.logs(job, path, lines), doing=f"log of job {job}", timeout=self._timeout)
+                text = await ask(
+                    lambda: self._backend.logs(job, path, lines),
+                    doing=f"log of job {job}",
+                    timeout=self._timeout,
+                    check=answers.text,
+                )
             except HpcClusterError as error:
                 return "", str(error)
         return text, ""
@@ -49,8 +55,8 @@ class LogReader:
         wanted = list(jobs)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.read(job, path, lines)) for _, job, path in wanted]
-        answers = [task.result() for task in tasks]
+        texts = [task.result() for task in tasks]
         return {
             name: text or (f"[{error}]" if error else "")
-            for (name, _, _), (text, error) in zip(wanted, answers, strict=True)
+            for (name, _, _), (text, error) in zip(wanted, texts, strict=True)
         }

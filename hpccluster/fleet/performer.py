@@ -8,7 +8,8 @@ from typing import NamedTuple
 from hpccluster.backend.base import Backend
 from hpccluster.engine.base import Engine
 from hpccluster.errors import BackendUnavailable, ConfigError, HpcClusterError, PolicyRefused, SubmitRefused
-from hpccluster.fleet.asking import ask
+from hpccluster.fleet import answers
+from hpccluster.fleet.asking import ask, explain
 from hpccluster.fleet.diagnose import DeadJob
 from hpccluster.fleet.logs import LogReader
 from hpccluster.fleet.values import FleetSettings
@@ -61,7 +62,10 @@ class Performer:
             spec = self._specs[name] = self._make_spec(name)
             credential = self._make_credential(name) if self._make_credential is not None else None
             job = await ask(
-                self._backend.submit(spec, credential), doing=f"submit {name}", timeout=self._settings.submit_timeout
+                lambda: self._backend.submit(spec, credential),
+                doing=f"submit {name}",
+                timeout=self._settings.submit_timeout,
+                check=answers.job_id,
             )
         except _NO_JOB as error:
             is_limit = error.code in (LIMIT_CODE, FULL_CODE)
@@ -76,7 +80,10 @@ class Performer:
         wanted = frozenset(ids)
         try:
             report = await ask(
-                self._backend.cancel(wanted), doing="cancel jobs", timeout=self._settings.command_timeout
+                lambda: self._backend.cancel(wanted),
+                doing="cancel jobs",
+                timeout=self._settings.command_timeout,
+                check=answers.report,
             )
         except HpcClusterError as error:
             return events.CancelReported(frozenset(), wanted, str(error))
@@ -85,7 +92,7 @@ class Performer:
     async def retire(self, jobs: Collection[JobName]) -> events.Retired | events.RetireFailed:
         """Let the workers of these jobs finish, however long that takes."""
         try:
-            await ask(self._engine.retire(list(jobs)), doing="retire workers", timeout=None)
+            await ask(lambda: self._engine.retire(list(jobs)), doing="retire workers", timeout=None)
         except HpcClusterError as error:
             return events.RetireFailed(frozenset(jobs), str(error))
         return events.Retired(frozenset(jobs))
@@ -113,7 +120,7 @@ class Performer:
             log_error=failed.log_error,
             log_path=self.log_path(failed.name),
             python=spec.command[0] if spec is not None and spec.command else "",
-            meaning=self._backend.explain(failed.status),
+            meaning=explain(self._backend, failed.status),
         )
 
     def forget_all_but(self, names: Collection[JobName]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hpccluster.backend.base import Backend
 from hpccluster.errors import HpcClusterError
+from hpccluster.fleet import answers
 from hpccluster.fleet.asking import ask
 from hpccluster.ids import JobId
 from hpccluster.job import JobStatus
@@ -129,12 +130,22 @@ class Poller:
         heard: list[events.FleetEvent] = []
         try:
             if watch.ids:
-                statuses = await ask(self._backend.poll(watch.ids), doing="poll", timeout=self._timeout)
+                statuses = await ask(
+                    lambda: self._backend.poll(watch.ids),
+                    doing="poll",
+                    timeout=self._timeout,
+                    check=answers.statuses(watch.ids),
+                )
                 heard.append(events.Polled(statuses, begun))
                 is_news, self._last = statuses != self._last, statuses
                 self._pace.polled(is_news=is_news)
             if watch.names:
-                names = await ask(self._backend.find(watch.names), doing="look for jobs", timeout=self._timeout)
+                names = await ask(
+                    lambda: self._backend.find(watch.names),
+                    doing="look for jobs",
+                    timeout=self._timeout,
+                    check=answers.found(watch.names),
+                )
                 heard.append(events.Found(watch.names, names))
                 if not watch.ids:
                     self._pace.polled(is_news=bool(names))

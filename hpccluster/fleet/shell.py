@@ -12,12 +12,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import assert_never
 
 from hpccluster.backend.base import Backend
 from hpccluster.engine.base import Engine, EngineEvents, WorkerInfo
 from hpccluster.errors import ClusterClosed, ClusterError, HpcClusterError, JobError
-from hpccluster.fleet.asking import ask
+from hpccluster.fleet import answers
+from hpccluster.fleet.asking import ask, explain
 from hpccluster.fleet.crew import Crew
 from hpccluster.fleet.diagnose import diagnose
 from hpccluster.fleet.performer import Performer
@@ -158,7 +160,10 @@ class Fleet:
         gone: frozenset[JobId] = frozenset()
         if ids := frozenset(record.id for record in records if record.id is not None):
             with suppress(HpcClusterError):
-                gone = (await ask(self._backend.cancel(ids), doing="cancel jobs", timeout=timeout)).gone
+                cancelled = await ask(
+                    lambda: self._backend.cancel(ids), doing="cancel jobs", timeout=timeout, check=answers.report
+                )
+                gone = cancelled.gone
         return CloseReport(
             cancelled=tuple(record.name for record in records if record.id in gone),
             unconfirmed=tuple(record.name for record in records if record.id not in gone),
@@ -324,7 +329,7 @@ class Fleet:
         """The jobs of this fleet that exist or have existed, oldest first."""
         now = self._clock()
         return [
-            make_row(record, now=now, processes=self._resources.processes, explain=self._backend.explain)
+            make_row(record, now=now, processes=self._resources.processes, explain=partial(explain, self._backend))
             for record in self._state.jobs.values()
             if record.phase is not Phase.OVER or record.id is not None
         ]

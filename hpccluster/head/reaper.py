@@ -1,6 +1,6 @@
 """Goes on cancelling what a teardown could not confirm, after everybody who waited has been told.
 
-A frozen controller may take a cancel minutes later, or bring a job back. Must not know the fleet: it looks for the names.
+A frozen controller may take a cancel minutes later, or bring a job back. Must not know the state of the fleet: it looks for the names.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
+from functools import partial
 
 from hpccluster.backend.base import Backend
-from hpccluster.errors import BackendError
+from hpccluster.errors import HpcClusterError
+from hpccluster.fleet import answers
+from hpccluster.fleet.asking import ask
 from hpccluster.ids import JobName
 
 _log = logging.getLogger(__name__)
@@ -18,6 +21,7 @@ _log = logging.getLogger(__name__)
 DURATION = 600.0
 FIRST_PAUSE = 2.0
 LONGEST_PAUSE = 20.0
+ASK_TIMEOUT = 60.0
 LOOKS = 2
 """Successful looks in a row that must not find a name before its job counts as gone."""
 
@@ -32,10 +36,19 @@ async def reap(
         async with asyncio.timeout(duration):
             while left:
                 try:
-                    found = await backend.find(left.keys())
+                    names_left = tuple(left)
+                    found = await ask(
+                        partial(backend.find, names_left),
+                        doing="look for jobs",
+                        timeout=ASK_TIMEOUT,
+                        check=answers.found(names_left),
+                    )
                     if found:
-                        await backend.cancel(found.values())
-                except BackendError as error:
+                        ids = tuple(found.values())
+                        await ask(
+                            partial(backend.cancel, ids), doing="cancel jobs", timeout=ASK_TIMEOUT, check=answers.report
+                        )
+                except HpcClusterError as error:
                     _log.info("not yet: %s", error)
                 else:
                     left = {name: 0 if name in found else looks + 1 for name, looks in left.items()}

@@ -24,6 +24,7 @@ from hpccluster.backend.batch import JobOptions, job_comment, log_directory, mak
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
 from hpccluster.errors import HpcClusterError
+from hpccluster.fleet.asking import ask
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
 from hpccluster.head.credentials import Credentials
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+BACKEND_CLOSE_TIMEOUT = 10.0
 PROGRAM_GRACE = 5.0
 """Seconds that a program has between SIGTERM and SIGKILL when its cluster is taken down."""
 ANSWER_TIME = 1.0
@@ -287,7 +289,8 @@ class Head:
         if left:
             self.directory.update(unconfirmed=left)
             left = tuple(sorted(await reap(self.backend, [JobName(name) for name in left])))
-        await self.backend.close()
+        with suppress(HpcClusterError):  # nothing depends on it any more
+            await ask(self.backend.close, doing="close the backend", timeout=BACKEND_CLOSE_TIMEOUT)
         if self.backend.ends_with_head and not left and not self.spec.program and not self.spec.detached:
             self.directory.remove(reason=self._reason)
         else:

@@ -8,6 +8,7 @@ there before this one has loaded what it needs itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import selectors
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 START_TIMEOUT = 60.0
 """Seconds for a head to be ready, its first jobs accepted by the batch system included."""
+
+SETTLE_TIMEOUT = 20.0
+"""Seconds for a batch system to confirm the end of jobs that a dead head of the same name has left."""
 
 GOING_TIME = 5.0
 """Seconds for a head that is not wanted to go, before it is told again."""
@@ -137,8 +141,9 @@ class StartingHead:
         from hpccluster.head.spec import decode_answer
 
         process = self._process
-        self._is_told = True
         try:
+            _settle_former(spec)
+            self._is_told = True
             line = _converse(process, spec, time.monotonic() + timeout)
             head = HeadProcess(process, decode_answer(line))
         except BaseException:
@@ -177,6 +182,24 @@ class StartingHead:
 def start_head(spec: HeadSpec, *, python: str = "", timeout: float = START_TIMEOUT) -> HeadProcess:
     """Start a head and wait until it is ready; errors as of `StartingHead.finish`."""
     return StartingHead(python).finish(spec, timeout=timeout)
+
+
+def _settle_former(spec: HeadSpec) -> None:
+    """Do what the last head of that name has left undone, for the new one's record takes the place of its own."""
+    directory = Path(spec.state_directory) / spec.name
+    if not spec.state_directory or not (directory / "head.json").exists():
+        return
+    from hpccluster.cluster.aftermath import put_in_order
+    from hpccluster.head.directory import look_for_head, read_record
+
+    record = read_record(directory)
+    if record is None or (record.state == "ended" and not record.unconfirmed) or look_for_head(record) != "gone":
+        return
+    left = put_in_order(record, directory, reason="its head has died", timeout=SETTLE_TIMEOUT)
+    if left:
+        logging.getLogger("hpccluster.cluster").warning(
+            "jobs of a former cluster %r may still be there: %s", spec.name, ", ".join(sorted(left))
+        )
 
 
 def _converse(process: subprocess.Popen[bytes], spec: HeadSpec, deadline: float) -> bytes:

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from hpccluster.cluster.controls import ClusterControls
 from hpccluster.cluster.keywords import with_named_keywords
 from hpccluster.cluster.launch import START_TIMEOUT, RunningHead, Starting, StartingHead, check_no_worker_imports_this
-from hpccluster.errors import CancelFailed, ClusterClosed, ClusterError, CommError, HpcClusterError, SubmitRefused
+from hpccluster.errors import (
+    CancelFailed,
+    ClusterClosed,
+    ClusterError,
+    ClusterNameTaken,
+    CommError,
+    HpcClusterError,
+    SubmitRefused,
+)
 
 if TYPE_CHECKING:
     from hpccluster.config import ResolvedCluster
@@ -172,7 +180,7 @@ class ClusterManager(ClusterControls):
 
         info = self._remote.ask("info")
         if info["engine"] != spec.engine:
-            raise ClusterError(
+            raise ClusterNameTaken(
                 f"a cluster named {self._name!r} is running already, with engine={info['engine']!r}, not {spec.engine!r}\n"
                 f"choose another name=, or end it with: hpccluster down {self._name}",
                 code="HPC-CLUSTER-NAME-TAKEN",

@@ -138,9 +138,13 @@ def tell_end(record: HeadRecord | None, directory: Path, *, ending: str = "") ->
 
 
 def read_record(directory: Path) -> HeadRecord | None:
-    """The record in this cluster directory; None where there is none that can be read."""
+    """The record in this cluster directory; None where there is none that can be read, or that is ours."""
     try:
-        return msgspec.json.decode((directory / RECORD).read_bytes(), type=HeadRecord)
+        with os.fdopen(os.open(directory / RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            # What it says is acted upon, and a state directory may be one that others can write.
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return None
+            return msgspec.json.decode(file.read(), type=HeadRecord)
     except (OSError, msgspec.MsgspecError):
         return None
 

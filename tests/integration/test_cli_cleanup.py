@@ -97,6 +97,15 @@ def test_down_does_the_same_for_one(commands: Commands, slurm: FakeSlurm) -> Non
     assert "has ended: its head has died" in commands.err("down", "gone", code=5)
 
 
+def test_a_new_cluster_of_the_name_settles_what_the_dead_one_left(commands: Commands, slurm: FakeSlurm) -> None:
+    commands.out("up", "--name", "again", *ON_SLURM)
+    before = waiting(slurm)
+    kill_head(commands, "again")
+    assert json.loads(commands.out("up", "--name", "again", *ON_SLURM, "--json"))["created"]
+    assert len(waiting(slurm)) == 2
+    assert not set(waiting(slurm)) & set(before)
+
+
 def test_a_batch_system_that_does_not_answer_is_tried_again_later(commands: Commands, slurm: FakeSlurm) -> None:
     commands.out("up", "--name", "gone", *ON_SLURM)
     kill_head(commands, "gone")

@@ -109,7 +109,15 @@ def test_wrong_targets_are_named(commands: Commands) -> None:
 
 
 def test_into_a_pipe_goes_no_escape_code(commands: Commands) -> None:
-    for arguments in (["backends"], ["status"], ["help", "--all"], ["config", "show"]):
+    for arguments in (
+        ["backends"],
+        ["status"],
+        ["help", "--all"],
+        ["config", "show"],
+        ["config", "which"],
+        ["config", "init", "-"],
+        ["cleanup"],
+    ):
         done = commands.run(*arguments)
         assert "\x1b" not in done.stdout + done.stderr
         assert not any(0x2500 <= ord(letter) < 0x2600 for letter in done.stdout)
@@ -123,6 +131,9 @@ def test_at_a_terminal_nothing_is_wider_than_it(commands: Commands) -> None:
     _, shown = commands.at_terminal("backends", columns=60)
     assert "\x1b[3" not in shown
     assert max(len(re.sub(r"\x1b\[\d*m", "", line)) for line in shown.splitlines()) <= 60
+    code, shown = commands.at_terminal("config", "which", columns=60)
+    assert max(len(re.sub(r"\x1b\[\d*m", "", line)) for line in shown.splitlines()) <= 60
+    assert "./hpccluster.yaml" in shown
     code, shown = commands.at_terminal("--help")
     assert code == 0
     assert len(shown.splitlines()) <= 24

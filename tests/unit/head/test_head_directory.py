@@ -154,3 +154,11 @@ def test_remove_leaves_nothing_but_what_was_there_before(tmp_path: Path) -> None
     record = read_record(second.path)
     assert record is not None
     assert (record.state, record.reason) == ("ended", "refused")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_record_of_somebody_else_is_none(tmp_path: Path) -> None:
+    directory = ClusterDirectory.claim(tmp_path, make_record())
+    os.chown(directory.path / "head.json", 12345, 12345)
+    assert read_record(directory.path) is None
+    assert list_records(tmp_path) == []

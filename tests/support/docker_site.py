@@ -18,7 +18,7 @@ class DockerSite(Site):
 
     def __init__(self, slurm: DockerSlurm) -> None:
         self.slurm = slurm
-        # a node of 4 cores holds two of them
+        # a node of 4 cores holds two of them, and they are spread
         self.options = {"cores": 2, "processes": 1, "memory": "300MB", "walltime": "10min"}
         self.refused, self.refusal = {"queue": "shrot"}, "invalid partition specified: shrot"
         self.pending, self.why_pending = {"queue": "closed"}, "PartitionDown"

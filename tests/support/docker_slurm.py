@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker
@@ -228,22 +228,17 @@ class DockerSlurm:
         """Whatever has befallen the nodes, they serve again."""
         for node in NODES:
             container = self.container(node)
+            if container.status == "running" and container.attrs["NetworkSettings"]["Networks"]:
+                continue
             if container.status == "paused":
                 container.unpause()
             if container.status == "exited":
                 container.start()
             if not container.attrs["NetworkSettings"]["Networks"]:
                 self.reconnect(node)
+            # a daemon that slept does not know what it has missed: let it register
+            self.run(node, ["pkill", "--signal=HUP", "--exact", "slurmd"], user="root")
         self.wait_until_ready()
-
-    @contextlib.contextmanager
-    def mended_at_the_end(self) -> Iterator[None]:
-        """A block after which all nodes serve and nothing is left in the queue."""
-        try:
-            yield
-        finally:
-            self.mend()
-            self.cancel_all()
 
 
 def _compose() -> list[str]:

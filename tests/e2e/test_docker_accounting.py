@@ -41,7 +41,7 @@ def spec_of(backend: SlurmBackend, line: str = "true") -> JobSpec:
     )
 
 
-LATER = {"job_extra_directives": ("--begin=now+1hour",)}
+LATER: dict[str, Any] = {"job_extra_directives": ("--begin=now+1hour",)}
 
 REFUSALS: list[tuple[str, str, dict[str, Any], str, str]] = [
     # user, cause, options, the option to blame, a part of what Slurm says

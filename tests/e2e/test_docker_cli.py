@@ -60,8 +60,7 @@ class Login:
 @pytest.fixture
 def login(docker_slurm: DockerSlurm, request: pytest.FixtureRequest) -> Iterator[Login]:
     yield Login(docker_slurm, request.node.name)
-    left = lambda: docker_slurm.queue() + docker_slurm.processes()  # noqa: E731
-    wait_until(lambda: not left(), "neither jobs nor processes", timeout=30)
+    wait_until(lambda: docker_slurm.queue() + docker_slurm.processes() == [], "neither jobs nor processes", timeout=30)
 
 
 def test_a_submitted_program_outlives_the_session(login: Login) -> None:

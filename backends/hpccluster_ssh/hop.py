@@ -61,9 +61,11 @@ class Attempts:
     keys: list[str] = field(default_factory=list)
     """``/home/ana/.ssh/id_ed25519 (refused)``"""
     agent: str = ""
+    """Why it gave no keys, if it gave none."""
 
-    def __str__(self) -> str:
-        return "; ".join([*self.keys, *([self.agent] if self.agent else [])]) or "no keys"
+    def lines(self) -> list[str]:
+        """One a key."""
+        return [*self.keys, *([self.agent] if self.agent else [])] or ["no keys"]
 
 
 def agent_path(configured: str | None) -> str:

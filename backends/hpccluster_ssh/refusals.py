@@ -82,10 +82,7 @@ def revoked(hop: Hop, lines: Sequence[KnownKey], shown: tuple[str, str]) -> Back
 
 def not_logged_in(hop: Hop, said: str, attempts: Attempts) -> BackendUnavailable:
     """The host does not let us in."""
-    fields = [
-        ("it said", said),
-        ("tried", "\n".join([*attempts.keys, *([attempts.agent] if attempts.agent else [])]) or "no keys"),
-    ]
+    fields = [("it said", said), ("tried", "\n".join(attempts.lines()))]
     if any("passphrase" in key for key in attempts.keys):
         fix = "put the key into an agent (ssh-add), or name one without a passphrase (identity_file)"
     else:

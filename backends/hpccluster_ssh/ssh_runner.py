@@ -33,6 +33,8 @@ START_TIME = 60.0
 """Seconds for a log-in shell to get as far as our command: start files on a slow file system take long."""
 END_TIME = 5.0
 """Seconds to spend on ending a command that nobody waits for any more."""
+MAX_LOSSES = 3
+"""Connections in a row that may break before they were of any use."""
 GREETING_LIMIT = 64 * 1024
 """Bytes that a log-in shell may print before our command begins."""
 
@@ -341,6 +343,7 @@ class SshRunner(Runner):
 
     async def _open(self, command: str, session: Session) -> None:
         """Open a session on a connection that has room for it, a new one if need be."""
+        losses = 0
         while True:
             link = await self._ready()
             link.sessions += 1
@@ -360,6 +363,9 @@ class SshRunner(Runner):
                         raise refusals.no_sessions(self.target.name, str(error)) from None
             except LinkLost:
                 link.set_lost()
+                losses += 1
+                if losses >= MAX_LOSSES:
+                    raise refusals.lost(self.target.name, session.what, "again and again") from None
             else:
                 return
 

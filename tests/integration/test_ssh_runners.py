@@ -133,11 +133,11 @@ def test_host_that_is_cut_off_is_given_up_and_found_again(kind: str, ssh_hosts: 
             with pytest.raises(CommandFailed, match="host2: the connection was lost") as caught:
                 await waiting
             assert caught.value.code == "HPC-CONNECTION-LOST"
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 15
         ssh_hosts.mend("host2")
         assert (await runner.run(("hostname",))).stdout == "host2\n"
 
-    run_with(make(kind, ssh_hosts, "host2", keepalive=0.4), scenario)
+    run_with(make(kind, ssh_hosts, "host2", keepalive=1.0), scenario)
 
 
 def test_connection_that_was_lost_while_nobody_used_it(kind: str, ssh_hosts: PrivateHosts) -> None:
@@ -151,7 +151,7 @@ def test_connection_that_was_lost_while_nobody_used_it(kind: str, ssh_hosts: Pri
             ssh_hosts.up("host3")
             assert (await runner.run(("hostname",))).stdout == "host3\n"
 
-    run_with(make(kind, ssh_hosts, "host3", keepalive=0.4), scenario)
+    run_with(make(kind, ssh_hosts, "host3", keepalive=1.0), scenario)
 
 
 def test_cancelled_at_any_time_nothing_goes_on(kind: str, ssh_hosts: PrivateHosts) -> None:

@@ -23,6 +23,7 @@ from distributed import Nanny, Worker
 from distributed.comm import CommClosedError, connect
 from distributed.comm.core import FatalCommClosedError
 
+from hpccluster.comm.address import interface_address, parse_address, route_towards
 from hpccluster.comm.connect import NOBODY_LISTENS
 from hpccluster.comm.connection_file import ConnectionFile, read_connection_file
 from hpccluster.engine.dask_security import security_of
@@ -153,7 +154,6 @@ class JobWorkers:
 
     def _make(self, index: int) -> JobNanny:
         settings = self._settings
-        where = {"interface": settings.interface} if settings.interface else {"host": settings.host or None}
         return JobNanny(
             self._address,
             name=f"{settings.common_name()}-{index}",
@@ -166,8 +166,16 @@ class JobWorkers:
             worker_class=JobWorker,
             dashboard=False,
             dashboard_address="127.0.0.1:0",
-            **where,
+            host=self._host(),
         )
+
+    def _host(self) -> str:
+        """Where to listen for other workers; by default on the way to the scheduler, and never on all interfaces."""
+        if self._settings.host:
+            return self._settings.host
+        if self._settings.interface:
+            return interface_address(self._settings.interface)
+        return route_towards(parse_address(self._address).host)
 
     async def _leave(self) -> None:
         """Have the scheduler move our results elsewhere; bounded by the grace of the job."""

@@ -108,6 +108,16 @@ def test_what_the_manager_says_of_it(shared: LocalCluster, client: Any) -> None:
     assert "-m hpccluster.engine.dask_worker" in shared.job_script()
 
 
+def test_nobody_listens_beyond_this_host(shared: LocalCluster) -> None:
+    workers = [psutil.Process(worker.pid) for worker in shared.workers]
+    record = read_record(shared.directory)
+    assert record is not None
+    processes = [psutil.Process(record.pid), *workers, *(nanny for worker in workers if (nanny := worker.parent()))]
+    listening = [c.laddr.ip for process in processes for c in process.net_connections() if c.status == "LISTEN"]
+    assert len(listening) >= len(processes) == 5
+    assert set(listening) == {"127.0.0.1"}
+
+
 def test_the_dashboard_is_for_those_who_know_where(shared: LocalCluster) -> None:
     pytest.importorskip("bokeh")
     link = shared.dashboard_link
@@ -466,7 +476,7 @@ def test_a_program_finds_its_cluster_by_the_environment(state: Path, tmp_path: P
 
 
 def test_without_tls_on_request(state: Path) -> None:
-    with make(protocol="tcp") as cluster, distributed.Client(cluster) as client:
+    with make(protocol="tcp", interface="lo") as cluster, distributed.Client(cluster) as client:
         assert cluster.scheduler_address.startswith("tcp://")
         assert client.submit(pow, 2, 2).result() == 4
         assert read_connection_file(cluster.connection_file, Role.CLIENT).engine_addresses == (

@@ -89,6 +89,28 @@ def remember_directory(path: Path) -> None:
             file.write(f"{path}\n")
 
 
+def check_parent(path: Path) -> None:
+    """Refuse a directory in which somebody else could put another in the place of one of ours.
+
+    That is: it, or the link that leads to it, belongs to another user (root may), or everybody may rename what is in it.
+    Raises `CredentialError`. One that cannot be looked at is no matter of this function: whoever uses it next will say so.
+    """
+    for follow in (False, True):
+        try:
+            status = path.stat(follow_symlinks=follow)
+        except OSError:
+            return
+        if status.st_uid not in (os.geteuid(), 0):
+            raise CredentialError(
+                f"{path} belongs to user {status.st_uid}, not to you, who could replace what is in it\n  fix: choose another place"
+            )
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(status.st_mode)
+        raise CredentialError(
+            f"everybody may replace what is in {path} (mode {mode:04o})\n  fix: chmod o-w {path}, or choose another place"
+        )
+
+
 def private_directory(path: Path) -> Path:
     """``path`` as a directory of ours with mode 0700, made if need be; raises `CredentialError`."""
     try:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hpccluster.comm.connection_file import private_directory, remember_directory
+from hpccluster.comm.connection_file import check_parent, private_directory, remember_directory
 from hpccluster.errors import ClusterNameTaken, ConfigError, Detail
 from hpccluster.ids import is_cluster_name
 
@@ -209,6 +209,7 @@ class ClusterDirectory:
         check_cluster_name(record.name)
         path = parent / record.name
         is_fresh = not path.exists()
+        check_parent(path.parent)
         private_directory(path)
         remember_directory(parent)
         try:

@@ -74,6 +74,15 @@ class AsyncsshLink(Link):
             raise refusals.lost(session.host, session.what, str(error)) from None
         return told
 
+    async def tunnel(self, name: str, host: str, port: int, *, to_us: bool) -> int:
+        connection = self._connections[-1]
+        try:
+            make = connection.forward_remote_port if to_us else connection.forward_local_port
+            listener = await make("127.0.0.1", 0, host, port)
+        except (asyncssh.Error, OSError) as error:
+            raise refusals.no_tunnel(name, str(error)) from None
+        return listener.get_port()
+
     async def close(self) -> None:
         for connection in reversed(self._connections):
             connection.close()

@@ -19,11 +19,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hpccluster.backend.base import Backend, CredentialWay
 from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
+from hpccluster.comm.address import parse_address
 from hpccluster.errors import BackendError, BackendUnavailable, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
@@ -177,12 +180,20 @@ class SSHBackend(Backend):
             job.timers.append(loop.call_later(spec.walltime, self._end, job, JobState.TIMEOUT))
         return job.id
 
+    async def route(self, job: JobName, host: str, port: int) -> tuple[str, int]:
+        for known in self._jobs.values():
+            if known.name == job and self.options.on(known.place.host).tunnel:
+                return "127.0.0.1", await self._runner(known.place).reach(host, port)
+        return host, port
+
     async def _live(self, job: _Job, script: bytes, credential: bytes) -> None:
         """From the connection to the end of the session."""
         runner = self._runner(job.place)
-        sizes = (str(len(script)), str(len(credential)))
-        argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *self.options.interpreter())
         try:
+            if credential and self.options.on(job.place.host).tunnel:
+                credential = await _through(runner, credential)
+            sizes = (str(len(script)), str(len(credential)))
+            argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *self.options.interpreter())
             command = job.command = await runner.start(argv, output=lambda data: _write(job.log, data))
             line = asyncio.create_task(self._speak(command, script + credential))
             try:
@@ -303,6 +314,18 @@ class SSHBackend(Backend):
         for place in self.places.all:
             if not place.jobs and (runner := self._runners.pop(place.index, None)) is not None:
                 await runner.close()
+
+
+async def _through(runner: Runner, credential: bytes) -> bytes:
+    """The credential with addresses that lead through the connection. Raises `BackendUnavailable`."""
+    told = msgspec.json.decode(credential)
+    for key in ("addresses", "engine_addresses"):
+        addresses = [parse_address(text) for text in told.get(key, ())]
+        ports = [await runner.forward(address.host, address.port) for address in addresses]
+        through = [f"{address.scheme}://127.0.0.1:{port}" for address, port in zip(addresses, ports, strict=True)]
+        # the first ones are tried first; by the others the head is known to its other workers
+        told[key] = [*through, *map(str, addresses)]
+    return msgspec.json.encode(told)
 
 
 def _open_log(path: str) -> int:

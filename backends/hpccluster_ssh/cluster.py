@@ -31,6 +31,7 @@ class SSHCluster(ClusterManager):
         # the hosts, and the way to them
         connect_options: Mapping[str, Any] | None = None,
         runner: str | None = None,
+        tunnel: bool | None = None,
         # a job, as far as its host says nothing else
         cores: int | None = None,
         memory: str | int | None = None,

@@ -65,6 +65,7 @@ class HostOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     env: Annotated[dict[str, str | int | float], Meta(description="More environment variables of its workers")] = {}
     interface: Annotated[str | None, Meta(description="Network interface of its workers")] = None
     local_directory: Annotated[str | None, Meta(description="Directory there for spilled data")] = None
+    tunnel: Annotated[bool | None, Meta(description="Its workers reach the head through the SSH connection")] = None
 
     @property
     def name(self) -> str:
@@ -107,6 +108,10 @@ class SSHOptions(JobOptions):
     connect_options: Annotated[ConnectOptions, Meta(description="How to connect: keys, known hosts, jump hosts")] = (
         field(default_factory=ConnectOptions)
     )
+    tunnel: Annotated[
+        bool,
+        Meta(description="Workers reach the head through the SSH connection, for hosts from which no way leads to it"),
+    ] = False
     shebang: Annotated[str, Meta(description="What runs the job script on the host"), SHEBANG] = "#!/bin/sh"
 
     def __post_init__(self) -> None:
@@ -153,7 +158,7 @@ class SSHOptions(JobOptions):
 
     def on(self, host: HostOptions) -> SSHOptions:
         """The options of a job on this host. Raises `ConfigError` that names the host."""
-        names = ("cores", "processes", "memory", "python", "interface", "local_directory")
+        names = ("cores", "processes", "memory", "python", "interface", "local_directory", "tunnel")
         said = {name: getattr(host, name) for name in names if getattr(host, name) is not None}
         try:
             options = replace(self, hosts=None, env={**self.env, **host.env}, **said)
@@ -181,6 +186,8 @@ def worker_arguments_on(options: SSHOptions, host: HostOptions) -> tuple[str, ..
         arguments += ["--share", str(host.jobs)]
     if host.interface is not None:
         arguments += ["--interface", host.interface]
+    elif here.tunnel and here.interface is None:
+        arguments += ["--host", "auto"]  # by itself it would be the one on the way to the head, which is loopback now
     if host.local_directory is not None:
         arguments += ["--local-directory", host.local_directory]
     return tuple(arguments)

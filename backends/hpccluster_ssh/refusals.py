@@ -136,6 +136,15 @@ def no_sessions(host: str, said: str) -> BackendUnavailable:
     return _unavailable(f"{host}: the server opens no session", "HPC-SSH-SHELL", fields, host=host)
 
 
+def no_tunnel(host: str, said: str) -> BackendUnavailable:
+    """The server forwards no port of its own to us."""
+    fields = [
+        ("it said", said),
+        ("fix", "the server must allow it (AllowTcpForwarding in sshd_config), or tunnel=False"),
+    ]
+    return _unavailable(f"{host}: no tunnel for its workers", "HPC-SSH-TUNNEL", fields, host=host)
+
+
 def missing_command(host: str, command: str, path: str) -> BackendUnavailable:
     """There is no such command on the host."""
     where = "" if "/" in command else f"; PATH of commands by SSH there is {path}"

@@ -77,11 +77,20 @@ class Link(ABC):
         self.is_lost = False
         self.is_proven = False
         """A session was opened on it: it is not the server's rule to open none."""
+        self.tunnels: dict[tuple[bool, str, int], asyncio.Task[int]] = {}
+        """Ports of loopback, by the host and port at the other end to which they lead; true: to our end."""
         self._tell_lost = lost
 
     @abstractmethod
     async def open(self, command: str, session: Session) -> Pipe:
         """Start a command. Raises `LinkFull` or `LinkLost`: nothing was started; `CommandFailed` where that is not known."""
+
+    async def tunnel(self, name: str, host: str, port: int, *, to_us: bool) -> int:
+        """A port of loopback that leads to this host and port at the other end: from there to us, or from here.
+
+        ``name``: the host, for errors. Raises `BackendUnavailable`.
+        """
+        raise refusals.no_tunnel(name, "this runner forwards no ports: use runner='asyncssh'")
 
     @abstractmethod
     async def close(self) -> None:
@@ -316,6 +325,23 @@ class SshRunner(Runner):
                 code="HPC-COMMAND-TIMEOUT",
                 details={"command": argv[0], "host": self.target.name},
             ) from None
+
+    async def forward(self, host: str, port: int) -> int:
+        return await self._tunnel((host, port), to_us=True)
+
+    async def reach(self, host: str, port: int) -> int:
+        return await self._tunnel((host, port), to_us=False)
+
+    async def _tunnel(self, place: tuple[str, int], *, to_us: bool) -> int:
+        link = self._links[0] if self._links else await self._ready()
+        tunnel = link.tunnels.get((to_us, *place))
+        if tunnel is None:
+            tunnel = link.tunnels[to_us, *place] = self._spawn(link.tunnel(self.target.name, *place, to_us=to_us))
+        try:
+            return await asyncio.shield(tunnel)
+        except BackendUnavailable:
+            link.tunnels.pop((to_us, *place), None)
+            raise
 
     async def read_tail(self, path: str, lines: int | None = None) -> str:
         name = f"./{path}" if path.startswith("-") else path

@@ -74,6 +74,13 @@ class Backend(ABC):
         """Hosts on which its jobs run, where they are known before: the head listens on the address on the way there."""
         return ()
 
+    async def route(self, job: JobName, host: str, port: int) -> tuple[str, int]:
+        """Host and port by which the head reaches this port of a worker of that job: another one where there is a tunnel.
+
+        Raises `BackendUnavailable`.
+        """
+        return host, port
+
     def use_launcher(self, launcher: JobLauncher) -> None:
         """Jobs may be started by this; only said to a backend that says `ends_with_head`. May be ignored."""
 

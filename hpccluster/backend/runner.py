@@ -93,6 +93,20 @@ class Runner(ABC):
         Raises `FileNotFoundError` where there is none, `LogsUnavailable` where it cannot be read.
         """
 
+    async def forward(self, host: str, port: int) -> int:
+        """The port of loopback, where the commands run, that leads to this port as seen from here; for commands to come.
+
+        It lasts as long as the connection. Raises `BackendUnavailable` where there is no such thing.
+        """
+        raise BackendUnavailable("this runner cannot forward ports", code="HPC-SSH-TUNNEL")
+
+    async def reach(self, host: str, port: int) -> int:
+        """The port of loopback, here, that leads to this port as seen from where the commands run.
+
+        As of `forward`.
+        """
+        raise BackendUnavailable("this runner cannot forward ports", code="HPC-SSH-TUNNEL")
+
     def first_host(self) -> str:
         """Name or address of the host that it connects to first, its gateway where there is one; empty for this host.
 

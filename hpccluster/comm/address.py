@@ -14,6 +14,8 @@ Scheme = Literal["tls", "tcp"]
 
 _FORM = re.compile(r"(?P<scheme>tls|tcp)://(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:/@?#\s]+)):(?P<port>[0-9]{1,5})/?")
 _DISCARD_PORT = 9
+_SOMEWHERE_ELSE = "192.0.2.1"
+"""An address for documentation (RFC 5737): it is nobody's, and the way to it is the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,15 @@ def route_towards(host: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as error:
         raise ConfigError(f"no route from here to {host!r}: {error.strerror or error}") from error
+
+
+def primary_address() -> str:
+    """This host's own address by which it reaches others. Nothing is sent."""
+    try:
+        return route_towards(_SOMEWHERE_ELSE)
+    except ConfigError:
+        # No default route: a private network of nodes, or no network at all.
+        return candidate_hosts()[0]
 
 
 def is_wildcard(host: str) -> bool:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from hpccluster.comm.address import candidate_hosts, interface_address, is_wildcard, route_towards
+from hpccluster.comm.address import interface_address, is_wildcard, primary_address, route_towards
 from hpccluster.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
-
-_SOMEWHERE_ELSE = "192.0.2.1"
-"""An address for documentation (RFC 5737): it is nobody's, and the way to it is the way out. Nothing is sent."""
 
 
 def choose_hosts(
@@ -30,11 +27,11 @@ def choose_hosts(
     elif runs_here:
         listening = LOOPBACK
     else:
-        listening = _address_towards(towards) or _primary_address()
+        listening = _address_towards(towards) or primary_address()
     if contact_host:
         return listening, contact_host
     if is_wildcard(listening):
-        return listening, interface_address(interface) if interface else _primary_address()
+        return listening, interface_address(interface) if interface else primary_address()
     return listening, None
 
 
@@ -50,11 +47,3 @@ def _address_towards(hosts: Sequence[str]) -> str:
             return address
         found = address
     return found
-
-
-def _primary_address() -> str:
-    try:
-        return route_towards(_SOMEWHERE_ELSE)
-    except ConfigError:
-        # No default route: a private network of nodes, or no network at all.
-        return candidate_hosts()[0]

@@ -21,6 +21,7 @@ import msgspec
 
 from hpccluster.backend.base import Backend
 from hpccluster.backend.batch import JobOptions, job_comment, log_directory, make_job_spec, resources_of
+from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
 from hpccluster.errors import HpcClusterError
@@ -155,6 +156,7 @@ class Head:
             make_credential=self._credential,
             validate=validate,
         )
+        self.scheduler.route_to = self._route
         Operations(self).register(self.scheduler.add_operation)
         undo.push_async_callback(self.backend.close)
         undo.push_async_callback(self.scheduler.close, "the cluster could not start")
@@ -203,6 +205,12 @@ class Head:
         self.credentials.remove_jobs(lambda other: not self.fleet.admits(other))
         path = self.credentials.write_job(job)
         return None if self.backend.credential_way == "shared" else path.read_bytes()
+
+    async def _route(self, job: str, address: str) -> str:
+        """The address by which a worker of that job can be reached from here."""
+        known = parse_address(address)
+        host, port = await self.backend.route(JobName(job), known.host, known.port)
+        return str(replace(known, host=host, port=port))
 
     def job_script(self) -> str:
         """What is submitted for one job."""

@@ -52,7 +52,13 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
     )
     worker.add_argument("--grace", type=float, default=GRACE, metavar="S", help="seconds to hand over after a signal")
     worker.add_argument("--local-directory", type=Path, metavar="DIR", help="for temporary files of tasks")
-    worker.add_argument("--host", default="", metavar="ADDRESS", help="listen on this address of this host")
+    worker.add_argument(
+        "--host",
+        type=_address_or_auto,
+        default="",
+        metavar="ADDRESS",
+        help="listen on this address of this host; auto: the one by which it reaches others (default: on the way to the head)",
+    )
     worker.add_argument("--interface", default="", metavar="IF", help="listen on this interface's address")
     worker.add_argument("--no-nanny", action="store_true", help="one worker that nobody watches or restarts")
     worker.add_argument("--validate", action="store_true", help="check invariants after each step (slow)")
@@ -90,6 +96,14 @@ def _positive(text: str) -> int:
 
 def _positive_or_auto(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
+
+
+def _address_or_auto(text: str) -> str:
+    if text != "auto":
+        return text
+    from hpccluster.comm.address import primary_address
+
+    return primary_address()
 
 
 def _bytes_or_auto(text: str) -> int | None:

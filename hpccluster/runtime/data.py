@@ -166,11 +166,13 @@ class _Peer:
 class DataFetcher:
     """Transfers to and from holders of data, over connections that are kept and shared.
 
-    ``hello`` says who we are. Used by workers, clients, and by the head to relay.
+    ``hello`` says who we are. ``heads``: addresses by which we reach the head, whatever others call it. Used by workers and
+    clients.
     """
 
-    def __init__(self, hello: Hello, security: Security | None) -> None:
+    def __init__(self, hello: Hello, security: Security | None, heads: Sequence[str] = ()) -> None:
         self._hello = hello
+        self._heads = tuple(heads)
         self._security = security
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._peers: dict[str, _Peer] = {}
@@ -275,7 +277,8 @@ class DataFetcher:
                 raise PeerLost(str(error))
             del self._unreachable[address]
         try:
-            return await connect_data(address, self._hello, self._security, timeout=CONNECT_TIME)
+            where = self._heads if address in self._heads else address
+            return await connect_data(where, self._hello, self._security, timeout=CONNECT_TIME)
         except PeerLost as error:
             self._unreachable[address] = (now + CONNECT_TIME + UNREACHABLE_TIME, error)
             raise

@@ -15,7 +15,7 @@ from hpccluster.comm.connect import connect_data
 from hpccluster.comm.data import Buffer, DataConnection
 from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
-from hpccluster.errors import CommError, HpcClusterError, StartTimeout
+from hpccluster.errors import BackendError, CommError, HpcClusterError, StartTimeout
 from hpccluster.protocol import codec
 from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import (
@@ -76,6 +76,8 @@ class Scheduler:
         self.on_worker: WorkerChange | None = None
         self.admits_job: Callable[[str], bool] | None = None
         """Whether workers that were born in the job of that name may join; without it, all may."""
+        self.route_to: Callable[[str, str], Awaitable[str]] | None = None
+        """The job of a worker and its address -> the address by which it can be reached from here, where that is another one."""
         self._security = security
         self._where = (host, port, contact_host)
         self._validate = validate
@@ -360,12 +362,12 @@ class Scheduler:
         if task is None or task.state is not TaskState.STORED:
             return None
         for holder in list(task.holders or ()):
-            frames = await self._fetch_from(holder.address, number)
+            frames = await self._fetch_from(holder.address, number, holder.job)
             if frames is not None:
                 return frames
         return None
 
-    async def _fetch_from(self, address: str, number: int) -> list[Buffer] | None:
+    async def _fetch_from(self, address: str, number: int, job: str) -> list[Buffer] | None:
         hello = Hello(
             protocol=PROTOCOL_VERSION,
             role=Role.SCHEDULER,
@@ -373,6 +375,8 @@ class Scheduler:
             cluster=self.cluster,
         )
         try:
+            if self.route_to is not None:
+                address = await self.route_to(job, address)
             connection = await connect_data(address, hello, self._security)
             try:
                 await connection.send(GetData([number]))
@@ -381,12 +385,13 @@ class Scheduler:
                     return await connection.receive_frames(header.frames)
             finally:
                 connection.abort()
-        except CommError as error:
+        except (CommError, BackendError) as error:
             log.debug("cannot fetch task %d from %s: %s", number, address, error)
         return None
 
     async def _hold(self, action: HoldData) -> None:
-        frames = await self._fetch_from(action.address, action.task)
+        worker = self.state.workers.get(action.worker)
+        frames = await self._fetch_from(action.address, action.task, "" if worker is None else worker.job)
         if frames is not None:
             self._held[action.task] = frames
         self._feed(SHELL, [DataHeld(action.task, action.worker, frames is not None)])

@@ -189,7 +189,9 @@ class Worker:
             gone_after=HEAD_GONE if self.settings.job else math.inf,
         )
         self._cluster = channel.welcome.cluster
-        self._fetcher = DataFetcher(msgspec.structs.replace(hello, cluster=self._cluster), self._security)
+        self._fetcher = DataFetcher(
+            msgspec.structs.replace(hello, cluster=self._cluster), self._security, self._addresses
+        )
         self._state = WorkerState(hello.address)
         self._executor = Executor(self._slots, self.store, self._finished)
         self._channel = channel

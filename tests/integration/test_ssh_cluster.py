@@ -54,6 +54,16 @@ def where(_: int) -> str:
     return os.uname().nodename
 
 
+def array_from(number: int) -> tuple[str, int, Any]:
+    time.sleep(0.05)
+    return os.uname().nodename, number, np.full(100_000, number)
+
+
+def place_of(made: tuple[str, int, Any]) -> tuple[str, str]:
+    assert made[2][-1] == made[1]
+    return made[0], os.uname().nodename
+
+
 def slow_square(number: int) -> int:
     time.sleep(0.3)
     return number * number
@@ -161,6 +171,25 @@ def test_adapting_to_the_work(start: Start) -> None:
         with Client(cluster) as client:
             assert client.gather(client.map(slow_square, range(30))) == [number * number for number in range(30)]
             assert len(cluster.jobs) == 3
+
+
+def test_hosts_from_which_no_way_leads_to_the_head(ssh_hosts: PrivateHosts, tmp_path: Path) -> None:
+    """Behind a gateway: workers come through the connection, data through the head."""
+    options = {"config_file": str(ssh_hosts.config_file), "keepalive": 0.5}
+    hosts: list[Any] = [{"host": "inner", "tunnel": True}, "host1"]
+    with (
+        SSHCluster(
+            hosts, connect_options=options, python=ssh_hosts.python, state_directory=tmp_path, cores=1
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.wait_for_workers(2, timeout=20)
+        assert set(client.gather(client.map(where, range(20)))) == {"inner", "host1"}
+        made = client.map(array_from, range(20))
+        read = client.gather(client.map(place_of, made))  # by either of them
+        assert {name for pair in read for name in pair} == {"inner", "host1"}
+        assert any(maker == "inner" for maker, _, _ in client.gather(made))
+    wait_until_clean(ssh_hosts, "inner", "host1")
 
 
 def test_the_other_runner(ssh_hosts: PrivateHosts, start: Start) -> None:

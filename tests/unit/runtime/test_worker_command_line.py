@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpccluster.comm.address import primary_address
 from hpccluster.errors import ConfigError, CredentialError, HandshakeFailed, PeerLost, VersionMismatch
 from hpccluster.runtime.arguments import parse_arguments
 from hpccluster.runtime.exits import EXIT_BUG, EXIT_NO_HEAD, EXIT_REFUSED, exit_code
@@ -40,6 +41,7 @@ def test_a_whole_host_or_a_share_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.nworkers, settings.nthreads, settings.memory_limit) == (2, 4, memory)
     settings = parse_arguments([*shared.split(), "--share", "2"])
     assert (settings.nthreads, settings.memory_limit) == (2, memory // 2)
+    assert parse_arguments([*shared.split(), "--host", "auto"]).host == primary_address()
     # what the command line says is stronger than the environment
     assert parse_arguments(["worker", "--connection-file", "/x"]).connection_file == Path("/x")
     assert parse_arguments(["worker", "--address", "tcp://h:1", "--plain"]).connection_file is None

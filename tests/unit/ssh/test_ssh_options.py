@@ -136,6 +136,9 @@ def test_a_host_says_what_differs() -> None:
         "--nworkers 1 --nthreads auto --memory-limit auto --share 2",
     ]
     assert given.on(given.host_options()[1]).cores == 8
+    tunnelled = options("a", {"host": "b", "tunnel": False}, {"host": "c", "interface": "ib0"}, tunnel=True)
+    more = [worker_arguments_on(tunnelled, host)[6:] for host in tunnelled.host_options()]
+    assert more == [("--host", "auto"), (), ("--interface", "ib0")]
 
 
 def test_targets_carry_the_connect_options() -> None:

@@ -12,4 +12,6 @@ PLUGIN = BackendPlugin(
     make_backend=SSHBackend,
     cluster_type="hpccluster_ssh.cluster:SSHCluster",
     summary="hosts that are reached by SSH",
+    modules=("asyncssh",),
+    extra="ssh",
 )

@@ -190,3 +190,10 @@ def test_hosts_that_no_remote_target_can_have() -> None:
             RemoteTarget(host=host)
     assert RemoteTarget(host="n1", user="ana", port=2222).name == "ana@n1:2222"
     assert RemoteTarget(host="fe80::1", port=22).name == "[fe80::1]:22"
+
+
+def test_ssh_without_its_extra_is_listed_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", None)  # as if it were not installed
+    assert listed()["ssh", "hpccluster"].problem == "not installed: asyncssh (pip install 'hpccluster[ssh]')"
+    monkeypatch.undo()
+    assert listed()["ssh", "hpccluster"].problem == ""

@@ -47,6 +47,11 @@ def make_job_name(cluster: str, number: int) -> JobName:
     return JobName(f"hpc-{cluster}-{number:04x}")
 
 
+def is_job_name(text: str) -> bool:
+    """Whether a job of this name is one of ours."""
+    return re.fullmatch(rf"hpc-{NAME_PATTERN.pattern}-[0-9a-f]{{4,}}", text) is not None
+
+
 def is_cluster_name(text: str) -> bool:
     """Whether ``text`` can name a cluster: lower-case letters, digits and inner hyphens, at most 40."""
     return NAME_PATTERN.fullmatch(text) is not None

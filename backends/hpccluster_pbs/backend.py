@@ -18,7 +18,7 @@ from hpccluster.errors import (
     PollFailed,
     SubmitRefused,
 )
-from hpccluster.ids import JobId, JobName
+from hpccluster.ids import JobId, JobName, is_job_name
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_pbs.dialect import Answer, PBSDialect, flavour_of
 from hpccluster_pbs.options import PBSOptions
@@ -132,6 +132,13 @@ class PBSBackend(BatchBackend[PBSOptions]):
             JobName(status.name): status.id
             for status in statuses
             if status.name in wanted and (status.state.is_live or status.state is JobState.UNKNOWN)
+        }
+
+    async def find_all(self) -> dict[JobName, JobId]:
+        return {
+            JobName(it.name): it.id
+            for it in await self._live()
+            if is_job_name(it.name) and (it.state.is_live or it.state is JobState.UNKNOWN)
         }
 
     async def _live(self) -> list[JobStatus]:

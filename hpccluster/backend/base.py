@@ -113,6 +113,12 @@ class Backend(ABC):
     async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
         """Jobs of this user by name, as far as the system lists them now. Raises `PollFailed` like `poll`."""
 
+    async def find_all(self) -> dict[JobName, JobId]:
+        """This user's live jobs that have names of ours (`is_job_name`), whatever cluster they are of: for
+        ``hpccluster cleanup``. Raises `PollFailed`. Optional: a backend that cannot tell says nothing.
+        """
+        return {}
+
     @abstractmethod
     async def cancel(self, ids: Collection[JobId]) -> CancelReport:
         """Ask for the end of these jobs and look once whether they are gone.

@@ -15,7 +15,7 @@ from hpccluster.errors import CancelFailed, ConfigError
 from hpccluster.units import format_age, format_bytes, parse_duration
 
 if TYPE_CHECKING:
-    from hpccluster.cluster.leftovers import Kept, Leftover, Removal
+    from hpccluster.cluster.leftovers import Kept, Leftover, Removal, UnknownJobs
 
 NAMES_SHOWN = 6
 
@@ -33,17 +33,26 @@ NAMES_SHOWN = 6
 @click.option(
     "--gone", multiple=True, metavar="NAME", help="You know that the host of this cluster's head is gone for good."
 )
+@click.option(
+    "--unknown-jobs", is_flag=True, help="Cancel jobs with names of ours that are of no cluster known here, too."
+)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for the batch system to confirm.")
 @JSON
 def cleanup_command(
-    names: tuple[str, ...], yes: bool, older_than: str, gone: tuple[str, ...], timeout: float, as_json: bool
+    names: tuple[str, ...],
+    yes: bool,
+    older_than: str,
+    gone: tuple[str, ...],
+    unknown_jobs: bool,
+    timeout: float,
+    as_json: bool,
 ) -> None:
     """Find what clusters that are over left behind: jobs, credentials, directories. Shows it first.
 
     Clusters that live, or may live, are left alone.
     """
     from hpccluster.cli.running import find_cluster
-    from hpccluster.cluster.leftovers import look, remove
+    from hpccluster.cluster.leftovers import cancel_unknown_jobs, look, look_for_unknown_jobs, remove
     from hpccluster.comm.connection_file import known_directories
 
     try:
@@ -54,11 +63,25 @@ def cleanup_command(
         find_cluster(name)
     only = {*names, *gone} if names else set()
     with progress("looking"):
-        found, kept = look(known_directories(), older_than=age, only=only, gone=gone)
+        places = known_directories()
+        found, kept = look(places, older_than=age, only=only, gone=gone)
+        unknown = [] if names else look_for_unknown_jobs(_batch_systems(), places)
     if not as_json:
         _show(found, kept)
+        _show_unknown(unknown, to_cancel=unknown_jobs)
+        if not found and not any(it.jobs for it in unknown):
+            say("nothing is left behind")
     removed: list[Removal] = []
-    if found and (yes or (not as_json and _is_wanted())):
+    left: list[str] = []
+    cancelled = [it for it in unknown if it.jobs and unknown_jobs]
+    is_wanted = bool(found or cancelled) and (yes or (not as_json and _is_wanted()))
+    if is_wanted:
+        for it in cancelled:
+            with progress("cancelling jobs"):
+                remains = cancel_unknown_jobs(it, timeout=timeout)
+            left += remains
+            if not as_json:
+                say(f"{it.backend}: {len(it.jobs) - len(remains)} jobs of unknown clusters verified gone")
         for leftover in found:
             with progress(f"cleaning up {leftover.record.name!r}"):
                 removal = remove(leftover, timeout=timeout, gone=gone)
@@ -78,10 +101,15 @@ def cleanup_command(
                     }
                     for it in kept
                 ],
-                "removed": bool(removed),
+                "unknown_jobs": [
+                    {"backend": it.backend, "name": name, "id": job}
+                    for it in unknown
+                    for name, job in sorted(it.jobs.items())
+                ],
+                "removed": is_wanted,
             }
         )
-    left = sorted(name for removal in removed for name in removal.unconfirmed)
+    left += sorted(name for removal in removed for name in removal.unconfirmed)
     if left:
         raise CancelFailed(
             f"the batch system did not confirm the end of these jobs: {', '.join(left)}\ntry again: hpccluster cleanup"
@@ -127,8 +155,32 @@ def _show(found: Sequence[Leftover], kept: Sequence[Kept]) -> None:
                 f"left alone: {name}, for {other.record.host} does not tell whether its head lives; "
                 f"if you know that it does not: hpccluster cleanup --gone {name}"
             )
-    if not found:
-        say("nothing is left behind")
+
+
+def _batch_systems() -> dict[str, dict[str, Any]]:
+    """The batch systems whose commands are here, with the options that the configuration has for them."""
+    from hpccluster.backend.registry import list_plugins
+    from hpccluster.cli.description import configuration
+
+    usable = [it.name for it in list_plugins() if it.plugin is not None and it.plugin.commands and not it.problem]
+    try:
+        config = configuration()
+        return {name: config.resolve(name).options for name in usable}
+    except ConfigError:
+        return {name: {} for name in usable}  # a broken configuration must not keep anybody from tidying up
+
+
+def _show_unknown(unknown: Sequence[UnknownJobs], *, to_cancel: bool) -> None:
+    for it in unknown:
+        if it.problem:
+            note(f"{it.backend} does not tell which jobs there are: {it.problem}")
+            continue
+        jobs = _listed([f"{name} ({job})" for name, job in sorted(it.jobs.items())])
+        say(f"{it.backend}: jobs of no cluster that is known here: {jobs}")
+        if not to_cancel:
+            note(
+                "they are left alone: their cluster may be known elsewhere; if it is not: hpccluster cleanup --unknown-jobs"
+            )
 
 
 def _jobs(it: Leftover) -> str:

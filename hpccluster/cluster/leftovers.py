@@ -11,9 +11,10 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hpccluster.cluster.aftermath import job_names, put_in_order
 from hpccluster.errors import ClusterNameTaken, HpcClusterError
@@ -29,6 +30,7 @@ from hpccluster.head.directory import (
     make_record,
     read_record,
 )
+from hpccluster.head.reaper import reap
 from hpccluster.ids import JobName
 from hpccluster.runtime import sync
 
@@ -163,6 +165,57 @@ def remove(leftover: Leftover, *, timeout: float, gone: Collection[str] = ()) ->
     except (ClusterNameTaken, OSError) as error:
         return Removal(gone=leftover.names, problem=str(error).splitlines()[0])
     return Removal(gone=leftover.names, removed_directory=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownJobs:
+    """Jobs in one batch system that have names of ours, but are of no cluster that is known here.
+
+    Their clusters may live all the same, and be known elsewhere: in another state directory, on another host.
+    """
+
+    backend: str
+    options: dict[str, Any]
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Name and id."""
+    problem: str = ""
+    """Why the batch system did not tell."""
+
+
+def look_for_unknown_jobs(backends: Mapping[str, dict[str, Any]], parents: Sequence[Path]) -> list[UnknownJobs]:
+    """What each of these backends lists beyond the jobs of known clusters. ``backends``: name and options."""
+    known = {name for parent in parents for it in list_records(parent) for name in job_names(it, parent / it.name)}
+    asked = [UnknownJobs(backend=name, options=options) for name, options in backends.items()]
+    return [it for it in sync.run(_ask_for_all(asked, known)) if it.jobs or it.problem]
+
+
+async def _ask_for_all(asked: Sequence[UnknownJobs], known: Collection[str]) -> list[UnknownJobs]:
+    async def ask(it: UnknownJobs) -> UnknownJobs:
+        try:
+            _, backend = make_backend(it)
+            try:
+                async with asyncio.timeout(ASK_TIMEOUT):
+                    found = await backend.find_all()
+            finally:
+                await backend.close()
+        except (HpcClusterError, TimeoutError) as error:
+            return replace(it, problem=(str(error) or "it did not answer in time").splitlines()[0])
+        return replace(it, jobs={str(name): str(job) for name, job in found.items() if name not in known})
+
+    return list(await asyncio.gather(*(ask(it) for it in asked)))
+
+
+def cancel_unknown_jobs(unknown: UnknownJobs, *, timeout: float) -> frozenset[JobName]:
+    """Cancel them and verify; those whose end was not confirmed."""
+
+    async def cancel() -> frozenset[JobName]:
+        _, backend = make_backend(unknown)
+        try:
+            return await reap(backend, [JobName(name) for name in unknown.jobs], duration=timeout, first_pause=0.5)
+        finally:
+            await backend.close()
+
+    return sync.run(cancel())
 
 
 def _remove_directory(directory: Path, record: HeadRecord) -> None:

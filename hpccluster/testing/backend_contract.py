@@ -176,6 +176,8 @@ class BackendContract:
             status = (await backend.poll([job]))[job]
             assert status.state.is_live
             assert await backend.find([spec.name, JobName("hpc-contract-nobody")]) == {spec.name: job}
+            every = await backend.find_all()  # says nothing where it cannot tell
+            assert not every or every[spec.name] == job
 
         self.run(backend, scenario)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,7 +57,8 @@ def change_record(path: Path, **changes: Any) -> None:
 
 def test_nothing_is_left_where_nothing_was(commands: Commands) -> None:
     assert commands.out("cleanup") == "nothing is left behind\n"
-    assert json.loads(commands.out("cleanup", "--json")) == {"found": [], "kept": [], "removed": False}
+    told = json.loads(commands.out("cleanup", "--json"))
+    assert told == {"found": [], "kept": [], "unknown_jobs": [], "removed": False}
     assert "no cluster 'x'" in commands.err("cleanup", "x", code=5)
     assert "--older-than: not a duration" in commands.err("cleanup", "--older-than", "soon", code=2)
 
@@ -147,6 +149,25 @@ def test_a_living_namesake_elsewhere_is_left_alone(commands: Commands, slurm: Fa
     assert json.loads(commands.out("status", "twin", "--json"))["state"] == "running"
     assert len(waiting(slurm)) == 2
     assert commands.out("down", "twin").startswith("stopped 'twin'")
+
+
+def test_jobs_whose_files_are_gone_are_shown_and_cancelled_only_if_that_is_said(
+    commands: Commands, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    commands.out("up", "--name", "lives", *ON_SLURM)
+    known = waiting(slurm)
+    commands.environment["HPCCLUSTER_STATE_DIRECTORY"] = str(tmp_path / "elsewhere")
+    shown = commands.run("cleanup", "--yes")
+    assert all(f"{name} (" in shown.stdout for name in known)
+    assert "hpccluster cleanup --unknown-jobs" in shown.stderr
+    assert waiting(slurm) == known  # it lives, for all that we know
+    del commands.environment["HPCCLUSTER_STATE_DIRECTORY"]
+    assert json.loads(commands.out("cleanup", "--json"))["unknown_jobs"] == []
+    kill_head(commands, "lives")
+    shutil.rmtree(commands.state / "lives")
+    assert [it["name"] for it in json.loads(commands.out("cleanup", "--json"))["unknown_jobs"]] == known
+    assert "2 jobs of unknown clusters verified gone" in commands.out("cleanup", "--yes", "--unknown-jobs")
+    assert waiting(slurm) == []
 
 
 def test_directories_go_when_they_are_old(commands: Commands) -> None:

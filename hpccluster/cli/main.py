@@ -93,7 +93,7 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Run Python on batch queues or this machine."""
+    """Run Python on batch queues, SSH hosts or this machine."""
     if context.invoked_subcommand is None:
         say(context.get_help())
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 import dask.config
 from distributed import Nanny, Worker
-from distributed.comm import CommClosedError, connect
+from distributed.comm import connect
 from distributed.comm.core import FatalCommClosedError
 
 from hpccluster.comm.address import interface_address, parse_address, route_towards
@@ -141,12 +142,13 @@ class JobWorkers:
         arguments = self._security.get_connection_args("worker")
         try:
             comm = await connect(self._address, timeout=min(seconds, LOOK_TIME), **arguments)
-        except (FatalCommClosedError, CommClosedError) as error:
-            say_stage("net-ok")
-            raise CredentialError(f"{self._address} did not take the credential: {error}") from error
         except (OSError, TimeoutError) as error:
-            refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
-            why = "nobody listens there" if refused else str(error)
+            causes = list(_causes(error))
+            if any(isinstance(cause, FatalCommClosedError | ssl.SSLError) for cause in causes):
+                say_stage("net-ok")
+                raise CredentialError(f"{self._address}: the credential does not fit: {causes[-1]}") from error
+            refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+            why = "nobody listens there" if refused else str(causes[-1])
             raise PeerLost(
                 f"{self._address}: {why}", code="HPC-NET-UNREACHABLE", details={NOBODY_LISTENS: refused}
             ) from error

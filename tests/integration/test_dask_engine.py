@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import pytest
 
 import hpccluster
 from hpccluster import ClusterManager, LocalCluster
-from hpccluster.comm.connection_file import read_connection_file
+from hpccluster.comm.authority import Authority
+from hpccluster.comm.connection_file import read_connection_file, write_connection_file
 from hpccluster.errors import ClusterError, CommError, ConfigError, JobDied
+from hpccluster.fleet.diagnose import Stage, reached
 from hpccluster.head.directory import read_record
 from hpccluster.protocol.messages import Role
 from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
@@ -192,6 +195,25 @@ def start_worker(path: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+def test_a_worker_that_cannot_join_says_why(shared: LocalCluster, tmp_path: Path) -> None:
+    path = next((shared.directory / "credentials").glob("*.json"))
+    file = read_connection_file(path, Role.WORKER)
+    other = Authority("other")
+    stranger = other.issue(Role.WORKER, path.stem)
+    lost, foreign = tmp_path / "lost" / "job.json", tmp_path / "foreign" / "job.json"
+    write_connection_file(lost, replace(file, engine_addresses=("tls://127.0.0.1:1",)))
+    write_connection_file(
+        foreign, replace(file, ca=other.ca_pem, certificate=stranger.certificate_pem, key=stranger.key_pem)
+    )
+    done = start_worker(lost, "--death-timeout", "1")
+    assert (done.returncode, reached(done.stderr)) == (75, Stage.IMPORT), done.stderr
+    assert "nobody listens there" in done.stderr
+    done = start_worker(foreign)
+    assert (done.returncode, reached(done.stderr)) == (76, Stage.NETWORK), done.stderr
+    done = start_worker(tmp_path / "none.json", "--death-timeout", "0.1")
+    assert done.returncode == 75, done.stderr
+
+
 def test_each_engine_has_clients_of_its_own(shared: LocalCluster, state: Path) -> None:
     for target in (shared, shared.connection_file):
         with pytest.raises(ConfigError, match=r"runs the engine dask.*\n.*dask.distributed.Client"):
@@ -287,6 +309,19 @@ def test_scaling_down_keeps_every_result(state: Path) -> None:
         wait_until(lambda: not [job for job in cluster.jobs if job.phase != "over"], "the last job to end")
     assert processes_of(state) == {}
     assert files_of(state) == []
+
+
+def test_a_job_of_several_workers_comes_and_goes_as_one(state: Path) -> None:
+    options: dict[str, Any] = {"engine": "dask", "cores": 4, "processes": 2, "memory": "1GiB", "n_workers": 4}
+    with ClusterManager("local", **options) as cluster, distributed.Client(cluster) as client:
+        cluster.wait_for_workers(4, timeout=40)
+        assert [(worker.threads, worker.memory) for worker in cluster.workers] == [(2, 2**29)] * 4
+        assert [job.workers for job in cluster.jobs] == [2, 2]
+        data = [client.scatter(n, workers=[worker.address], hash=False) for n, worker in enumerate(cluster.workers)]
+        cluster.scale(jobs=1)
+        wait_until(lambda: len(cluster.workers) == 2, "one job to go")
+        assert len({worker.job for worker in cluster.workers}) == 1
+        assert client.gather(data) == [0, 1, 2, 3]
 
 
 def test_the_size_follows_the_work(state: Path) -> None:

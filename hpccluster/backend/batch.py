@@ -222,7 +222,7 @@ class BatchBackend(Backend, Generic[AnyOptions]):
                 self.dialect.cancel_command(ids), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
             )
             problem = self.dialect.cancel_problem(result)
-        except CommandFailed as error:
+        except (CommandFailed, BackendUnavailable) as error:
             # it may have worked all the same: what counts is what the poll says
             problem = str(error)
         try:
@@ -276,4 +276,9 @@ class BatchBackend(Backend, Generic[AnyOptions]):
         try:
             return await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
         except CommandFailed as error:
+            raise PollFailed(str(error), code=error.code, details=error.details) from error
+        except BackendUnavailable as error:
+            if self._login is None:
+                raise
+            # the login host is down, for now: that says nothing about any job
             raise PollFailed(str(error), code=error.code, details=error.details) from error

@@ -14,8 +14,8 @@ import pytest
 
 from hpccluster import Client, SLURMCluster
 from hpccluster.backend.base import Backend
-from hpccluster.errors import BackendUnavailable, ConfigError, SubmitRefused
-from hpccluster.ids import JobId
+from hpccluster.errors import BackendUnavailable, CancelFailed, ConfigError, PollFailed, SubmitRefused
+from hpccluster.ids import JobId, JobName
 from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_slurm.backend import SlurmBackend
 from hpccluster_slurm.options import SlurmOptions
@@ -125,6 +125,32 @@ def test_directory_that_is_not_private_is_refused(login: LoginHost, slurm: Priva
     assert "belongs to somebody else" in asyncio.run(submit(str(foreign)))
     assert "Permission denied" in asyncio.run(submit("/proc/1/fd/x"))
     assert not slurm.job_ids()
+
+
+def test_login_host_that_is_gone_says_nothing_about_jobs(
+    private_hosts: PrivateHosts, slurm: PrivateSlurm, tmp_path: Path
+) -> None:
+    contract = BackendContract()
+
+    async def scenario(login: LoginHost) -> None:
+        backend = SlurmBackend(SlurmOptions(**options(login, slurm)))
+        job = await backend.submit(contract.spec(slurm.home, "sleep 60"), b"{}")
+        assert (await backend.poll([job]))[job].state.is_live
+        login.end()
+        for _ in range(2):  # the connection that breaks, and the one that cannot be made
+            with pytest.raises(PollFailed):
+                await backend.poll([job])
+        with pytest.raises(PollFailed):
+            await backend.find([JobName("hpc-nobody-0000")])
+        with pytest.raises(CancelFailed):
+            await backend.cancel([job])
+        with pytest.raises(BackendUnavailable, match="cannot be reached"):
+            await backend.submit(contract.spec(slurm.home, "true"), b"{}")
+        await backend.close()
+        assert slurm.job_ids() == [job], "jobs do not depend on the way to them"
+
+    with login_host(slurm, tmp_path) as login:
+        asyncio.run(scenario(login))
 
 
 def test_options_of_the_way_are_checked() -> None:

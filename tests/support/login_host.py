@@ -29,6 +29,12 @@ class LoginHost:
     name: str
     """In `config_file`."""
     config_file: Path
+    process: subprocess.Popen[bytes]
+
+    def end(self) -> None:
+        """The server and all its sessions end. Idempotent."""
+        self.process.kill()
+        self.process.wait()
 
 
 def _free_port() -> int:
@@ -71,12 +77,12 @@ def login_host(slurm: PrivateSlurm, directory: Path) -> Iterator[LoginHost]:
              "/bin/sh", "-c", program],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env={"PATH": system_path()},
         )  # fmt: skip
+    host = LoginHost("login", client, process)
     try:
         wait_until(lambda: _answers(port, process, directory), "sshd answers")
-        yield LoginHost("login", client)
+        yield host
     finally:
-        process.kill()
-        process.wait()
+        host.end()
 
 
 def _answers(port: int, process: subprocess.Popen[bytes], directory: Path) -> bool:

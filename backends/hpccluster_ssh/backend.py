@@ -41,6 +41,8 @@ GRACE = 5.0
 """Seconds that the template gives to workers that are told to leave, before the end by force."""
 CANCEL_TIME = GRACE + 3.0
 """Seconds that `cancel` waits for the end of jobs."""
+EXIT_NO_HEAD = 75
+"""Of workers that did not reach the head."""
 SILENCE = 5
 """Signs of life that may be missing before a job ends by itself."""
 
@@ -194,7 +196,7 @@ class SSHBackend(Backend):
                 credential = await _through(runner, credential)
             sizes = (str(len(script)), str(len(credential)))
             argv = ("/bin/sh", "-c", _ACCEPT, "hpccluster", *sizes, *self.options.interpreter())
-            command = job.command = await runner.start(argv, output=lambda data: _write(job.log, data))
+            command = job.command = await runner.start(argv, output=functools.partial(_write, job))
             line = asyncio.create_task(self._speak(command, script + credential))
             try:
                 job.code = await command.wait()
@@ -204,7 +206,7 @@ class SSHBackend(Backend):
                 await asyncio.wait([line])
         except BackendError as error:
             job.error = error
-            _write(job.log, f"hpccluster: {error}\n".encode())
+            _write(job, f"hpccluster: {error}\n".encode())
 
     async def _speak(self, command: RunningCommand, first: bytes) -> None:
         """The life line."""
@@ -283,6 +285,13 @@ class SSHBackend(Backend):
             signal=-code if code < 0 else None,
         )
 
+    def explain(self, status: JobStatus) -> str:
+        if status.exit_code == EXIT_NO_HEAD:
+            return (
+                "no way leads from this host to the head: tunnel=True takes both directions through the SSH connection"
+            )
+        return ""
+
     async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
         wanted = set(names)
         return {job.name: job.id for job in self._jobs.values() if job.name in wanted and not job.ended.is_set()}
@@ -342,10 +351,11 @@ def _open_log(path: str) -> int:
         ) from error
 
 
-def _write(log: int, data: bytes) -> None:
+def _write(job: _Job, data: bytes) -> None:
     """Output that cannot be written (a full disk) is lost: no reason to end the job."""
-    with contextlib.suppress(OSError):
-        os.write(log, data)
+    if not job.ended.is_set():  # else its file is closed
+        with contextlib.suppress(OSError):
+            os.write(job.log, data)
 
 
 def _problem(job: _Job) -> str:

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Literal
 from hpccluster.cluster.launch import START_TIMEOUT
 from hpccluster.cluster.manager import ClusterManager
 
+LAST_WORDS_TIME = 10.0
+"""Seconds for the verdict on a job that has just ended."""
+
 
 class SSHCluster(ClusterManager):
     """A cluster on hosts without a batch system. Every keyword may also come from the configuration; None: "not said".
@@ -67,7 +70,8 @@ class SSHCluster(ClusterManager):
         ClusterManager.__init__(self, **given)
         if self.plan:
             try:
-                self.wait_for_workers(1, timeout=start_timeout)
+                # workers that cannot reach the head look for it as long as a head may take to start, and then say why
+                self.wait_for_workers(1, timeout=start_timeout + LAST_WORDS_TIME)
             except BaseException:
                 self.close()
                 raise

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +202,34 @@ def test_the_other_runner(ssh_hosts: PrivateHosts, start: Start) -> None:
     wait_until_clean(ssh_hosts, "host1", "host2")
 
 
+PROGRAM = """
+import os, time
+from hpccluster import Client
+
+with Client() as client:
+    client.wait_for_workers(2, timeout=30)
+    print(sorted(set(client.gather(client.map(lambda _: (time.sleep(0.05), os.uname().nodename)[1], range(40))))))
+"""
+
+
+def test_by_a_description_and_the_command_line(ssh_hosts: PrivateHosts, tmp_path: Path) -> None:
+    description, program = tmp_path / "hosts.yaml", tmp_path / "program.py"
+    description.write_text(
+        f"backend: ssh\nhosts: [host1]\npython: {ssh_hosts.python}\n"
+        f"connect_options: {{config_file: {ssh_hosts.config_file}}}\n"
+    )
+    program.write_text(PROGRAM)
+    command = ["submit", "-c", str(description), "--set", "hosts=[host3, {host: host2, cores: 1}]", "--wait", "--"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hpccluster", *command, sys.executable, str(program)],
+        env={**os.environ, "HPCCLUSTER_STATE_DIRECTORY": str(tmp_path / "state")},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['host2', 'host3']\n"
+    wait_until_clean(ssh_hosts, "host1", "host2", "host3")
+
+
 # --------------------------------------------------------------------------------------------------------------- bad hosts
 
 
@@ -237,6 +267,12 @@ def test_bad_hosts_are_told_and_the_good_ones_work(
         assert all(ssh_hosts.address(name) in str(caught.value) for name in ("host2", "host3", "jump"))
         assert "the job ran '/nowhere/bin/python'" in notices(caplog)
         assert client.submit(where, 0).result() == "host1"
+
+
+def test_workers_that_do_not_reach_the_head_say_so(start: Start) -> None:
+    with pytest.raises(JobDied, match="tunnel=True") as caught:
+        start("host1", host="127.0.0.1")  # which is another host for each
+    assert caught.value.code == "HPC-NET-UNREACHABLE"
 
 
 def test_no_usable_host_at_all_is_an_error_at_once(ssh_hosts: PrivateHosts, start: Start) -> None:

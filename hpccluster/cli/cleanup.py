@@ -68,7 +68,7 @@ def cleanup_command(
         unknown = [] if names else look_for_unknown_jobs(_batch_systems(), places)
     if not as_json:
         _show(found, kept)
-        used = {it.record.backend for it in (*found, *kept)}
+        used = {it.record.backend for it in found} | {it.record.backend for it in kept}
         _show_unknown([it for it in unknown if it.jobs or it.backend in used], to_cancel=unknown_jobs)
         if not found and not any(it.jobs for it in unknown):
             say("nothing is left behind")

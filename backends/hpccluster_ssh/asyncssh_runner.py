@@ -26,7 +26,8 @@ from hpccluster_ssh.hop import (
     parse_jumps,
 )
 from hpccluster_ssh.known_hosts import KnownHost, KnownKey
-from hpccluster_ssh.ssh_runner import END_TIME, Link, LinkFull, LinkLost, Pipe, Session, SshRunner
+from hpccluster_ssh.session import CLOSE_TIME, Link, LinkFull, LinkLost, Pipe, Session
+from hpccluster_ssh.ssh_runner import SshRunner
 
 ANY_HOST_KEY = "+ssh-ed25519,ecdsa-sha2-nistp???,rsa-sha2-256,rsa-sha2-512"
 """The types of keys that are known, then any other: a host that has none of those that are known is to show what it has."""
@@ -87,7 +88,7 @@ class AsyncsshLink(Link):
         for connection in reversed(self._connections):
             connection.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_TIME):
+            async with asyncio.timeout(CLOSE_TIME):
                 for connection in reversed(self._connections):
                     await connection.wait_closed()
         for connection in self._connections:

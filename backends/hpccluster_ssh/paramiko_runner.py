@@ -24,7 +24,8 @@ from hpccluster_ssh import refusals
 from hpccluster_ssh.hop import MAX_JUMPS, Attempts, Hop
 from hpccluster_ssh.known_hosts import Verdict
 from hpccluster_ssh.paramiko_settings import find_keys, resolve
-from hpccluster_ssh.ssh_runner import END_TIME, Link, LinkFull, LinkLost, Pipe, Session, SshRunner
+from hpccluster_ssh.session import CLOSE_TIME, Link, LinkFull, LinkLost, Pipe, Session
+from hpccluster_ssh.ssh_runner import SshRunner
 
 CHUNK = 256 * 1024
 OPEN_TIME = 60.0
@@ -209,7 +210,7 @@ class ParamikoLink(Link):
         self.abort()
 
         def wait() -> None:
-            end = time.monotonic() + END_TIME
+            end = time.monotonic() + CLOSE_TIME
             for transport in self.transports:
                 transport.join(max(0.0, end - time.monotonic()))
 

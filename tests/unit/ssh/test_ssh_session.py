@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hpccluster.errors import BackendUnavailable, CommandFailed
-from hpccluster_ssh import ssh_runner
-from hpccluster_ssh.ssh_runner import Pipe, Session
+from hpccluster_ssh import session as module
+from hpccluster_ssh.session import Pipe, Session
 
 
 class OpenPipe(Pipe):
@@ -58,7 +58,7 @@ def test_output_is_what_comes_after_the_word_however_it_is_cut(size: int) -> Non
 
 def test_output_may_come_for_long_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow network still carries it when the server has told the exit code."""
-    monkeypatch.setattr(ssh_runner, "OUTPUT_TIME", 0.3)
+    monkeypatch.setattr(module, "OUTPUT_TIME", 0.3)
 
     async def scenario(session: Session, out: bytearray, err: bytearray, pipe: OpenPipe) -> None:
         session.received(f"{session.token} 123\n".encode())
@@ -97,7 +97,7 @@ def test_words_in_place_of_a_number(said: str, error: type[Exception], words: st
 
 def test_shell_that_never_comes_to_the_command() -> None:
     async def endless(session: Session, out: bytearray, err: bytearray, pipe: OpenPipe) -> None:
-        session.received(b"x" * (ssh_runner.GREETING_LIMIT + 1))
+        session.received(b"x" * (module.GREETING_LIMIT + 1))
         with pytest.raises(BackendUnavailable, match="bytes of greetings"):
             await session.begun
         session.received(b"x")

@@ -8,6 +8,7 @@ may join, and when it ends.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -26,7 +27,7 @@ from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
 from hpccluster.engine.dask_dashboard import Dashboard
 from hpccluster.engine.dask_security import security_of
 from hpccluster.errors import CommError
-from hpccluster.protocol.handshake import parse_identity
+from hpccluster.protocol.handshake import Identity, parse_identity
 from hpccluster.protocol.messages import Role
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,9 @@ class DaskEngine(Engine):
                 plugins=[_Reporter(self)],
                 **dashboard.arguments,
             )
-        # The one way that dask leaves to turn a worker away.
+        # The ways that dask leaves to turn somebody away.
         scheduler.handlers["register-worker"] = self._register
+        scheduler.handle_comm = functools.partial(self._receive, scheduler.handle_comm)
         try:
             await scheduler
         except (OSError, RuntimeError) as error:
@@ -127,6 +129,18 @@ class DaskEngine(Engine):
 
     # ------------------------------------------------------------------------------------------------------- workers
 
+    def _receive(self, receive: Callable[[Any], Any], comm: Any) -> Any:
+        """Nobody is listened to, as a worker or otherwise, who comes with the certificate of a job that is over."""
+        identity = _identity(comm)
+        if identity is not None and identity.token != identity.role and self._is_over(identity.token):
+            log.info("a connection with the certificate of job %s, which is over, is ended", identity.token)
+            comm.abort()
+        return receive(comm)
+
+    def _is_over(self, job: str) -> bool:
+        """Whether nothing more is to come from that job: workers that are being retired still have things to say."""
+        return not self._events.admits_job(job) and all(info.job != job for info in self._workers.values())
+
     async def _register(self, comm: Any, *, address: str, name: Any, **told: Any) -> None:
         """Let a worker in, or tell it why not."""
         job, refusal = self._job_of(comm, str(name))
@@ -143,12 +157,10 @@ class DaskEngine(Engine):
 
     def _job_of(self, comm: Any, name: str) -> tuple[str, str]:
         """The job that a worker was born in (none, for one that was started by hand), and why it must not join."""
-        certificate = comm.extra_info.get("peercert")
-        if certificate is None:  # a cluster without TLS: who joins is believed
+        if comm.extra_info.get("peercert") is None:  # a cluster without TLS: who joins is believed
             job = name.rpartition("-")[0]
             return (job, "") if self._events.admits_job(job) else ("", "")
-        names = [parse_identity(text) for kind, text in certificate.get("subjectAltName", ()) if kind == "URI"]
-        identity = names[0] if names else None
+        identity = _identity(comm)
         if identity is None or identity.role is not Role.WORKER:
             return "", "the credential is not one for workers"
         job = "" if identity.token == identity.role else identity.token
@@ -290,6 +302,13 @@ class _Reporter(SchedulerPlugin):
 
     async def close(self) -> None:
         self._engine._ended()
+
+
+def _identity(comm: Any) -> Identity | None:
+    """What the certificate proves with which the peer has come."""
+    certificate = comm.extra_info.get("peercert") or {}
+    names = [parse_identity(text) for kind, text in certificate.get("subjectAltName", ()) if kind == "URI"]
+    return names[0] if names else None
 
 
 def _info(worker: Any, job: str) -> WorkerInfo:

@@ -311,17 +311,28 @@ def test_scaling_down_keeps_every_result(state: Path) -> None:
     assert files_of(state) == []
 
 
-def test_a_job_of_several_workers_comes_and_goes_as_one(state: Path) -> None:
+def test_a_job_of_several_workers_goes_as_one_and_its_certificate_with_it(state: Path) -> None:
+    from hpccluster.engine.dask_security import security_of
+
     options: dict[str, Any] = {"engine": "dask", "cores": 4, "processes": 2, "memory": "1GiB", "n_workers": 4}
     with ClusterManager("local", **options) as cluster, distributed.Client(cluster) as client:
         cluster.wait_for_workers(4, timeout=40)
         assert [(worker.threads, worker.memory) for worker in cluster.workers] == [(2, 2**29)] * 4
         assert [job.workers for job in cluster.jobs] == [2, 2]
         data = [client.scatter(n, workers=[worker.address], hash=False) for n, worker in enumerate(cluster.workers)]
+        files = {
+            path.stem: read_connection_file(path, Role.WORKER) for path in cluster.directory.glob("credentials/*.json")
+        }
         cluster.scale(jobs=1)
         wait_until(lambda: len(cluster.workers) == 2, "one job to go")
         assert len({worker.job for worker in cluster.workers}) == 1
         assert client.gather(data) == [0, 1, 2, 3]
+        (kept,) = {worker.job for worker in cluster.workers}
+        (over,) = files.keys() - {kept}
+        with distributed.Client(cluster.scheduler_address, security=security_of(files[kept]), timeout=5) as other:
+            assert other.submit(pow, 2, 2).result() == 4, "tasks may be clients with their job's certificate"
+        with pytest.raises(OSError):
+            distributed.Client(cluster.scheduler_address, security=security_of(files[over]), timeout=1)
 
 
 def test_the_size_follows_the_work(state: Path) -> None:

@@ -177,6 +177,15 @@ def test_cancelled_at_any_time_nothing_goes_on(kind: str, ssh_hosts: PrivateHost
     wait_until(lambda: not commands(ssh_hosts, "host1", "cat"), "no started command is left")
 
 
+def test_command_that_takes_too_long_is_killed_with_what_it_started(kind: str, ssh_hosts: PrivateHosts) -> None:
+    async def scenario(runner: SshRunner) -> None:
+        with pytest.raises(CommandFailed, match="was killed"):
+            await runner.run(("sh", "-c", "sleep 62 & sleep 62; true"), timeout=0.7)
+
+    run_with(make(kind, ssh_hosts), scenario)
+    wait_until(lambda: not commands(ssh_hosts, "host1", "sleep 62"), "nothing of it is left")
+
+
 def test_host_behind_a_jump_host(kind: str, ssh_hosts: PrivateHosts) -> None:
     async def scenario(runner: SshRunner) -> None:
         assert (await runner.run(("hostname",))).stdout == "inner\n"

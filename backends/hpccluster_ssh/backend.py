@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,7 +27,6 @@ from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
-from hpccluster.comm.address import parse_address
 from hpccluster.errors import BackendError, BackendUnavailable, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
@@ -329,11 +329,13 @@ async def _through(runner: Runner, credential: bytes) -> bytes:
     """The credential with addresses that lead through the connection. Raises `BackendUnavailable`."""
     told = msgspec.json.decode(credential)
     for key in ("addresses", "engine_addresses"):
-        addresses = [parse_address(text) for text in told.get(key, ())]
-        ports = [await runner.forward(address.host, address.port) for address in addresses]
-        through = [f"{address.scheme}://127.0.0.1:{port}" for address, port in zip(addresses, ports, strict=True)]
+        through = []
+        for address in map(urlsplit, told.get(key, ())):
+            assert address.hostname
+            assert address.port
+            through.append(f"{address.scheme}://127.0.0.1:{await runner.forward(address.hostname, address.port)}")
         # the first ones are tried first; by the others the head is known to its other workers
-        told[key] = [*through, *map(str, addresses)]
+        told[key] = [*through, *told.get(key, ())]
     return msgspec.json.encode(told)
 
 

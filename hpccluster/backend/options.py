@@ -131,7 +131,9 @@ class JobOptions:
         return make_resources(self.cores, memory, self.processes, self.gpus)
 
     def first_jobs(self) -> int | None:
-        """Jobs of a cluster of whose size nobody has said anything; None is none."""
+        """Jobs of a cluster of whose size nobody has said anything, and the most when it adapts, where places are counted;
+        None where they are not: then it begins without any.
+        """
         return None
 
     def walltime_seconds(self) -> float | None:

@@ -218,7 +218,10 @@ class Head:
 
     async def adapt(self, wishes: dict[str, Any]) -> Any:
         """Let the size follow the work; the limits in whole jobs. Raises `ConfigError` for wishes that are none."""
-        return msgspec.to_builtins(await self.fleet.adapt(parse_adapt(wishes)))
+        settings, places = parse_adapt(wishes), self.options.first_jobs()
+        if settings.maximum_jobs is None and places is not None:
+            settings = replace(settings, maximum_jobs=places)  # more would only be refused
+        return msgspec.to_builtins(await self.fleet.adapt(settings))
 
     def _notice(self, level: str, text: str) -> None:
         _log.log({"error": logging.ERROR, "warning": logging.WARNING}.get(level, logging.INFO), "%s", text)

@@ -25,7 +25,7 @@ from support.private_sshd import PrivateHosts
 def make_backend(home: Path, **keywords: object) -> SSHBackend:
     home.mkdir(exist_ok=True)
     options = build_options(
-        SSHOptions, {"hosts": [{"host": "here", "jobs": 3}], "connect_options": {"keepalive": 0.5}, **keywords}
+        SSHOptions, {"hosts": [{"host": "here", "jobs": 3}], "connect_options": {"keepalive": 1}, **keywords}
     )
     return SSHBackend(options, lambda target: LocalRunner({**os.environ, "TMPDIR": str(home)}))
 
@@ -98,7 +98,7 @@ class TestSSHBackendOnHosts(BackendContract):
 
     @pytest.fixture(params=["asyncssh", "paramiko"])
     def backend(self, request: pytest.FixtureRequest, ssh_hosts: PrivateHosts) -> Backend:
-        connect = {"config_file": str(ssh_hosts.config_file), "keepalive": 0.5}
+        connect = {"config_file": str(ssh_hosts.config_file), "keepalive": 2}
         hosts = [{"host": "host1", "jobs": 2}, "host2"]
         return SSHBackend(
             build_options(SSHOptions, {"hosts": hosts, "connect_options": connect, "runner": request.param})

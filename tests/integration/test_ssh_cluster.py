@@ -42,7 +42,7 @@ def start(ssh_hosts: PrivateHosts, tmp_path: Path) -> Start:
             entries.append({**entry, **({"port": int(port)} if port else {})})
         options = {
             "config_file": str(ssh_hosts.config_file),
-            "keepalive": 0.5,
+            "keepalive": 2,
             "connect_timeout": 5.0,
             **(connect or {}),
         }
@@ -50,6 +50,10 @@ def start(ssh_hosts: PrivateHosts, tmp_path: Path) -> Start:
         return SSHCluster(entries, connect_options=options, **keywords)
 
     return start
+
+
+def notices(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records if record.name == "hpccluster.cluster")
 
 
 def where(_: int) -> str:
@@ -165,19 +169,20 @@ def test_names_that_only_the_ssh_configuration_knows(ssh_hosts: PrivateHosts, tm
         wait_until(lambda: [job.node for job in cluster.jobs] == ["host1"], "its job is seen to run")
 
 
-def test_adapting_to_the_work(start: Start) -> None:
-    with start(
-        "host1", "host2", "host3", cores=1, adapt={"maximum_jobs": 3, "interval": 0.2, "target_duration": 1}
-    ) as cluster:
+def test_adapting_to_the_work(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """As far as there are hosts, without being told."""
+    caplog.set_level(logging.INFO, "hpccluster.cluster")
+    with start("host1", "host2", "host3", cores=1, adapt={"interval": 0.2, "target_duration": 0.1}) as cluster:
         assert cluster.plan == 0
         with Client(cluster) as client:
             assert client.gather(client.map(slow_square, range(30))) == [number * number for number in range(30)]
             assert len(cluster.jobs) == 3
+            assert "HPC-SUBMIT-FULL" not in notices(caplog)
 
 
 def test_hosts_from_which_no_way_leads_to_the_head(ssh_hosts: PrivateHosts, tmp_path: Path) -> None:
     """Behind a gateway: workers come through the connection, data through the head."""
-    options = {"config_file": str(ssh_hosts.config_file), "keepalive": 0.5}
+    options = {"config_file": str(ssh_hosts.config_file)}
     hosts: list[Any] = [{"host": "inner", "tunnel": True}, "host1"]
     with (
         SSHCluster(
@@ -231,10 +236,6 @@ def test_by_a_description_and_the_command_line(ssh_hosts: PrivateHosts, tmp_path
 
 
 # --------------------------------------------------------------------------------------------------------------- bad hosts
-
-
-def notices(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(record.getMessage() for record in caplog.records if record.name == "hpccluster.cluster")
 
 
 def test_bad_hosts_are_told_and_the_good_ones_work(
@@ -323,7 +324,9 @@ def test_a_host_that_is_cut_off_under_work_is_replaced_and_ends_by_itself(
     ssh_hosts: PrivateHosts, start: Start
 ) -> None:
     with (
-        start("host1", "host2", "host3", scale={"jobs": 2}, cores=2, death_timeout=40) as cluster,
+        start(
+            "host1", "host2", "host3", scale={"jobs": 2}, cores=2, death_timeout=40, connect={"keepalive": 1}
+        ) as cluster,
         Client(cluster) as client,
     ):
         cluster.wait_for_workers(2, timeout=20)

@@ -43,7 +43,7 @@ def test_a_scheduler_says_how_to_join_and_leaves_nothing_behind(commands: Comman
         assert commands.out("workers", "brave-heron") == "no workers\n"
         assert "starts no workers" in commands.err("scale", "brave-heron", "2", code=2)
         assert "writes to its terminal" in commands.err("logs", "brave-heron", code=3)
-        assert "is running already" in commands.err("scheduler", "--name", "brave-heron", code=5)
+        assert "is running already" in commands.err("scheduler", "--name", "brave-heron", code=2)
 
         scheduler.process.send_signal(signal.SIGINT)
         assert scheduler.wait() == 130

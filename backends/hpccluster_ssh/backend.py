@@ -292,6 +292,9 @@ class SSHBackend(Backend):
             )
         return ""
 
+    def forgive(self) -> None:
+        self.places.forgive()
+
     async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
         wanted = set(names)
         return {job.name: job.id for job in self._jobs.values() if job.name in wanted and not job.ended.is_set()}

@@ -67,6 +67,11 @@ class Places:
         place.jobs += 1
         return place
 
+    def forgive(self) -> None:
+        """Try hosts again that rest; they come last all the same."""
+        for place in self.all:
+            place.rests_until = -math.inf
+
     def leave(self, place: Place) -> None:
         """A job there is over."""
         place.jobs -= 1

@@ -81,6 +81,9 @@ class Backend(ABC):
         """
         return host, port
 
+    def forgive(self) -> None:
+        """The user asks for jobs anew: hosts that rest may be mended, and are tried at once."""
+
     def use_launcher(self, launcher: JobLauncher) -> None:
         """Jobs may be started by this; only said to a backend that says `ends_with_head`. May be ignored."""
 

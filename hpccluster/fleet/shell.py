@@ -219,6 +219,7 @@ class Fleet:
 
     async def _wish(self, wish: events.ScaleTo | events.Adapt) -> None:
         self._check_open()
+        self._backend.forgive()
         before = self._troubles.refusals
         self._handle(Source.USER, [wish])
         await self._changes.wait_until(

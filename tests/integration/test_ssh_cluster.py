@@ -270,6 +270,16 @@ def test_bad_hosts_are_told_and_the_good_ones_work(
         assert client.submit(where, 0).result() == "host1"
 
 
+def test_a_host_that_was_mended_is_used_when_it_is_asked_for(ssh_hosts: PrivateHosts, start: Start) -> None:
+    ssh_hosts.crash("host2")
+    with start("host1", "host2", scale={"jobs": 2}) as cluster:
+        wait_until(lambda: any(job.state == "NODE_FAIL" for job in cluster.jobs), "host2 is told to be down")
+        ssh_hosts.up("host2")
+        cluster.scale(jobs=2)
+        cluster.wait_for_workers(2, timeout=20)
+        assert {worker.host for worker in cluster.workers} == {"host1", "host2"}
+
+
 def test_workers_that_do_not_reach_the_head_say_so(start: Start) -> None:
     with pytest.raises(JobDied, match="tunnel=True") as caught:
         start("host1", host="127.0.0.1")  # which is another host for each

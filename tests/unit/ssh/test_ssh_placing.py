@@ -44,6 +44,15 @@ def test_a_host_that_failed_rests_and_comes_last() -> None:
     assert hosts.take(16.0) is first
 
 
+def test_a_host_that_may_be_mended_is_tried_at_once_but_last() -> None:
+    hosts = places(1, 1)
+    first = hosts.take(0.0)
+    first.failed("refused", now=0.0, lived=0.0)
+    hosts.leave(first)
+    hosts.forgive()
+    assert names(hosts, 2, now=1.0) == ["n1", "n0"]
+
+
 def test_rests_grow_until_a_job_has_been_of_use() -> None:
     hosts = places(1)
     (place,) = hosts.all

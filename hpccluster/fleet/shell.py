@@ -91,6 +91,7 @@ class Fleet:
             concurrent_submissions=settings.concurrent_submissions,
             blames_hosts=backend.places_jobs,
             idle_timeout=settings.idle_timeout,
+            silence=settings.silence,
         )
         self._state = FleetState(policy)
         self._performer = Performer(

@@ -30,6 +30,8 @@ class FleetSettings:
     """Until a poll, cancel or look at logs counts as failed."""
     submit_timeout: float = 120.0
     """Until a submission counts as doubtful."""
+    silence: float = 120.0
+    """Until a running job that all its workers have left counts as lost; see `FleetPolicy.silence`."""
     leave_patience: float = 5.0
     """How long `scale` waits for jobs that leave; they go on leaving afterwards."""
     log_lines: int = 20

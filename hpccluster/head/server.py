@@ -41,6 +41,7 @@ from hpccluster.ids import JobName, make_job_name
 from hpccluster.job import JobSpec
 from hpccluster.runtime.scheduler import Scheduler
 from hpccluster.runtime.settings import VALIDATE_VARIABLE
+from hpccluster.units import parse_duration
 
 if TYPE_CHECKING:
     pass
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BACKEND_CLOSE_TIMEOUT = 10.0
+NOTICE_TIME = 60.0
+"""Seconds in which workers notice that they have lost the head, and end."""
 PROGRAM_GRACE = 5.0
 """Seconds that a program has between SIGTERM and SIGKILL when its cluster is taken down."""
 ANSWER_TIME = 1.0
@@ -151,7 +154,7 @@ class Head:
             cluster_name=self.spec.name,
             make_spec=self.make_job,
             resources=self.resources,
-            settings=msgspec.convert(self.spec.fleet, FleetSettings),
+            settings=self._fleet_settings(),
             on_notice=self._notice,
             make_credential=self._credential,
             validate=validate,
@@ -184,6 +187,14 @@ class Head:
         return plan
 
     # -------------------------------------------------------------------------------------------------------- jobs
+
+    def _fleet_settings(self) -> FleetSettings:
+        settings = msgspec.convert(self.spec.fleet, FleetSettings)
+        if self.options.death_timeout is None:
+            return settings
+        # workers may be without a head for that long: before, their job is not lost
+        patience = parse_duration(self.options.death_timeout) + NOTICE_TIME
+        return replace(settings, silence=max(settings.silence, patience))
 
     def make_job(self, name: JobName) -> JobSpec:
         """The specification of the job of that name."""

@@ -30,10 +30,23 @@ from hpccluster.testing.fake_pbs_script import Refused, Submission, read_script
 from hpccluster.testing.fake_pbs_tables import as_dsv, as_json, as_text
 from hpccluster.testing.fake_system import Answer, Call, FakeSystem
 
-KILL_DELAY = 0.5
-"""Seconds between TERM and KILL (10 of a real PBS)."""
-EXITING = 0.05
-"""Seconds in the state E (at least 1 of a real PBS)."""
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things take, in seconds; by default a fraction of what they really do."""
+
+    kill_delay: float = 0.5
+    """From TERM to KILL."""
+    exiting: float = 0.05
+    """In the state E, while the output is delivered."""
+    deaf: float = 0.0
+    """From a job's start: a qdel in that time is not told to it, it runs on until the KILL and has failed then."""
+    query_again: float = 0.0
+    """What qstat waits if it was used in the same second before."""
+
+
+REAL_TIMES = Times(kill_delay=10.0, exiting=1.2, deaf=0.05, query_again=0.2)
+"""Those of OpenPBS 23.06.06."""
 
 _ID = re.compile(r"([1-9][0-9]*(?:\[[0-9]*\])?)(?:\.([A-Za-z0-9.-]+))?")
 _DOWN = {"qsub": 162, "qdel": 162, "qselect": 162, "qstat": 255}
@@ -54,7 +67,8 @@ class PBSJob:
     exit_status: int | None = None
     comment: str = ""
     hold_types: str = "n"
-    ended_by: Literal["", "qdel", "force", "walltime", "rerun"] = ""
+    ended_by: Literal["", "qdel", "force", "walltime", "rerun", "unheard qdel"] = ""
+    started: float = 0.0
     run_count: int = 0
     process: subprocess.Popen[bytes] | None = None
     timer: threading.Timer | None = None
@@ -92,15 +106,25 @@ class FakePBS(FakeSystem[PBSJob]):
     """Whether the node can write where ``-k oed`` is to put the output."""
     is_node_dead: bool = False
     """The server cannot reach the node that runs the jobs."""
+    times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
         FakeSystem.__post_init__(self)
         self.user = pwd.getpwuid(os.getuid()).pw_name
+        self._queried = 0
+        """The second of the last qstat."""
 
     def handlers(self) -> Mapping[str, Callable[[Call], Answer]]:
         if self.is_down:
             return dict.fromkeys(self.commands, self._refuse_connection)
         return {"qsub": self._qsub, "qstat": self._qstat, "qdel": self._qdel, "qselect": self._qselect}
+
+    def _perform(self, call: Call) -> Answer:
+        if call.command == "qstat" and call.arguments != ["--version"]:
+            with self._lock:
+                is_soon, self._queried = self._queried == int(time.time()), int(time.time())
+            time.sleep(self.times.query_again if is_soon else 0.0)
+        return FakeSystem._perform(self, call)
 
     def _refuse_connection(self, call: Call) -> Answer:
         if call.arguments == ["--version"]:
@@ -235,10 +259,15 @@ class FakePBS(FakeSystem[PBSJob]):
             return
         if job.timer is not None:
             job.timer.cancel()
-        job.ended_by = "qdel" if job.ended_by == "qdel" or not is_forced else "force"
-        self._signal(job, signal.SIGKILL if is_forced else signal.SIGTERM)
-        if not is_forced:
-            self._kill_later(job, KILL_DELAY)  # asked again, it begins to wait again
+        if is_forced:
+            job.ended_by = job.ended_by or "force"
+            self._signal(job, signal.SIGKILL)
+            return
+        is_heard = time.monotonic() >= job.started + self.times.deaf
+        job.ended_by = job.ended_by or ("qdel" if is_heard else "unheard qdel")
+        if is_heard:
+            self._signal(job, signal.SIGTERM)
+        self._kill_later(job, self.times.kill_delay)  # asked again, it begins to wait again
 
     def _schedule(self) -> None:
         running = sum(job.state in ("R", "E") for job in self.jobs.values())
@@ -280,7 +309,7 @@ class FakePBS(FakeSystem[PBSJob]):
                 [*shell, str(script)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env=self._job_environment(job, home), cwd=home, umask=int(job.submission.umask, 8), start_new_session=True,
             )  # fmt: skip
-        job.state, job.substate, job.run_count = "R", 42, job.run_count + 1
+        job.state, job.substate, job.run_count, job.started = "R", 42, job.run_count + 1, time.monotonic()
         job.comment = f"Job run at Tue Nov 24 at 06:21 on ({self.node}:ncpus=1)" if self.flavour == "openpbs" else ""
         self._watch(job, process)
         if (walltime := job.submission.walltime) is not None:
@@ -320,13 +349,15 @@ class FakePBS(FakeSystem[PBSJob]):
             with target.open("a") as output:
                 output.write(f"=>> PBS: job killed: walltime {limit:.0f} exceeded limit {limit:.0f}\n")
             self._signal(job, signal.SIGTERM)
-            self._kill_later(job, KILL_DELAY)
+            self._kill_later(job, self.times.kill_delay)
 
     def ended(self, job: PBSJob, code: int) -> None:
         is_torque = self.flavour == "torque"
         match job.ended_by:
             case "qdel":
                 status, how = 271, f"terminated by {self.user}@{self.server}"
+            case "unheard qdel":
+                status, how = 265, "failed"
             case "force":
                 status, how = 265, f"terminated by {self.user}@{self.server}"
             case "rerun":
@@ -340,7 +371,7 @@ class FakePBS(FakeSystem[PBSJob]):
         job.exit_status = status
         job.comment = "" if is_torque else f"{job.comment} and {how}"
         job.state, job.substate = "E", 50
-        job.timer = threading.Timer(EXITING, self._deliver, args=(job,))
+        job.timer = threading.Timer(self.times.exiting, self._deliver, args=(job,))
         job.timer.daemon = True
         job.timer.start()
 

@@ -175,7 +175,7 @@ class JobBook:
         else:
             record.ended_as = JobState.CANCELLED if record.unwanted and record.id is not None else JobState.ABSENT
         record.keeps_place = False
-        record.idle_since = record.cancel_again_at = None
+        record.idle_since = record.silent_since = record.cancel_again_at = None
 
     def forget_old(self) -> None:
         """Drop the records of jobs that ended long ago, beyond those that are kept for `logs` and `jobs`."""

@@ -115,7 +115,7 @@ class Observer:
         if record.phase is Phase.PENDING and status.state is JobState.RUNNING:
             self._book.move(record, Phase.RUNNING, "started")
         elif record.phase is Phase.RUNNING and status.state is JobState.PENDING and not record.workers:
-            record.started_at = None
+            record.started_at = record.silent_since = None
             self._book.move(record, Phase.PENDING, "put back into the queue")
 
     def _returned(self, record: JobRecord, status: JobStatus) -> None:
@@ -168,7 +168,8 @@ class Observer:
         if record is None or worker in record.workers:
             return
         record.workers.add(worker)
-        record.idle_since, record.absences, record.misses = None, 0, 0
+        record.idle_since = record.silent_since = None
+        record.absences = record.misses = 0
         if record.joined_at is None:
             record.joined_at = self._book.now
         if record.started_at is None:
@@ -207,11 +208,18 @@ class Observer:
         record.workers.discard(worker)
         if record.workers or record.phase is Phase.OVER:
             return
-        record.idle_since = None
+        record.idle_since, record.silent_since = None, self._book.now
         if record.verdict is not None:
             self._end(record, record.verdict)
         else:
             self._book.poll_soon()
+
+    def silent(self, record: JobRecord) -> None:
+        """Its workers have been gone for so long that its node must be, too: many batch systems take minutes to say so."""
+        text = f"job {record.id} counts as lost: its workers have been gone for {self._policy.silence:.0f} s"
+        self._book.report("warning", "HPC-JOB-SILENT", text)
+        self._book.cancel(record, "silent")
+        self.lost += 1
 
     def retired(self, message: Retired) -> None:
         """The workers of these jobs are gone with their results handed over."""

@@ -32,3 +32,6 @@ class FleetPolicy:
     waiting_notice: float = 60.0
     """A job that has waited this long is mentioned once."""
     retire_again: float = 60.0
+    silence: float = 120.0
+    """A running job that all its workers have left for this long is lost, whatever the batch system says: workers that are
+    alive have joined again by then, or have ended. More than a worker's ``death_timeout``, and the time to notice."""

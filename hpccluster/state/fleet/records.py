@@ -54,6 +54,8 @@ class JobRecord:
     """When it was first known to run (in this turn, if it was put back into the queue)."""
     joined_at: float | None = None
     """When its first worker joined, ever."""
+    silent_since: float | None = None
+    """When the last of its workers left, if none is here now."""
     idle_since: float | None = None
     ended_at: float | None = None
     ended_as: JobState = JobState.ABSENT
@@ -98,6 +100,10 @@ class JobRecord:
     def is_seen_running(self) -> bool:
         """Whether the batch system has said itself that it runs (and with that, where)."""
         return self.status is not None and self.status.state is JobState.RUNNING
+
+    def is_silent(self, now: float, patience: float) -> bool:
+        """Whether it counts as running, but all its workers have been gone for too long."""
+        return self.phase is Phase.RUNNING and self.silent_since is not None and self.silent_since + patience <= now
 
     @property
     def waits(self) -> bool:

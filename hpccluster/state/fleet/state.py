@@ -10,7 +10,8 @@ Rules:
 5. What we decided counts at once (a job being submitted is one of the fleet); what we observe only corrects it.
 6. A failed poll changes nothing. A word that we do not know changes nothing. A job that is absent in two successful
    polls and has no worker has ended, cause unknown.
-7. A job that has workers is alive, whatever the batch system says, until they leave (or until we cancelled it).
+7. A job that has workers is alive, whatever the batch system says, until they leave (or until we cancelled it). One that
+   all its workers have left for long is lost, whatever the batch system says: it is cancelled and replaced.
 8. A submission that failed unclearly may have made a job, now or later. It is looked for by name and cancelled if seen;
    its workers are not admitted; and it holds its place in the fleet until two looks in a row did not find it or it is
    verified to be gone, so that there are never two jobs where one was wanted.
@@ -179,8 +180,9 @@ class FleetState:
                 times.append(record.cancel_again_at)
             elif record.phase is Phase.PENDING and not record.told_waiting:
                 times.append(record.created_at + self.policy.waiting_notice)
-            elif record.phase is Phase.RUNNING and record.held_until > self.book.now:
-                times.append(record.held_until)
+            elif record.phase is Phase.RUNNING:
+                times += [record.held_until] if record.held_until > self.book.now else []
+                times += [] if record.silent_since is None else [record.silent_since + self.policy.silence]
         return min(times, default=math.inf)
 
     # --------------------------------------------------------------------------------------------------------- wishes
@@ -310,6 +312,9 @@ class FleetState:
         self.book.forget_old()
         if self.is_closing:
             return
+        for record in self.jobs.values():
+            if record.is_silent(now, self.policy.silence):
+                self._observer.silent(record)
         if self.limits is not None:
             self._decide(self.limits, now)
         else:

@@ -6,7 +6,7 @@ import pytest
 
 from hpccluster.ids import JobName
 from hpccluster.job import JobState
-from hpccluster.state.fleet import actions
+from hpccluster.state.fleet import actions, events
 from hpccluster.state.fleet.brake import Trouble
 from hpccluster.state.fleet.records import Phase
 from support.fleet_env import FleetEnv
@@ -97,6 +97,56 @@ def test_when_workers_leave_the_batch_system_is_asked() -> None:
     assert env.wants_poll
     assert env.phase(job) is Phase.RUNNING
     env.polls(JobState.RUNNING, number)
+    assert env.phase(job) is Phase.RUNNING
+
+
+def test_a_job_whose_workers_are_gone_for_long_is_lost_though_it_is_said_to_run() -> None:
+    """The node is dead, and the batch system says so only minutes later."""
+    env = FleetEnv(processes=2, silence=120.0)
+    [(job, number)] = env.running(1).items()
+    env.leaves(job, 1)
+    env.tick(1000)
+    env.expect_nothing()  # one worker is still here
+    env.tell(events.WorkerLeft(f"{job}-1", job, "gone"))
+    assert env.next_tick == 120
+    env.tick(119)
+    env.polls(JobState.RUNNING, number)
+    env.expect_nothing()
+    env.tick(1)
+    assert number in env.expect_report("HPC-JOB-SILENT").text
+    [cancel] = env.take(actions.Cancel)
+    assert cancel.ids == (number,)
+    [replacement] = env.expect_submits(1)
+    env.submitted(replacement)
+    # it was only cut off: its place is taken
+    assert not env.state.admits(job)
+    env.cancel_reported(gone=[number])
+    assert env.phase(job) is Phase.OVER
+    env.tick(1000)
+    env.take(actions.Report)
+    env.expect_nothing()
+
+
+@pytest.mark.parametrize("what", ["rejoins", "requeued", "comes back"])
+def test_a_job_that_is_not_silent_any_more_stays(what: str) -> None:
+    env = FleetEnv(silence=120.0)
+    [(job, number)] = env.running(1).items()
+    env.leaves(job)
+    env.tick(100)
+    if what == "rejoins":
+        env.joins(job)
+    elif what == "requeued":
+        env.polls(JobState.PENDING, number)
+        env.polls(JobState.RUNNING, number)
+    else:
+        env.polls(JobState.PREEMPTED, number)
+        env.expect_report("HPC-JOB-ENDED")
+        [replacement] = env.expect_submits(1)
+        env.tick(1)
+        env.polls(JobState.RUNNING, number)
+        env.expect_cancel(env.submitted(replacement))
+    env.tick(100)
+    env.expect_nothing()
     assert env.phase(job) is Phase.RUNNING
 
 

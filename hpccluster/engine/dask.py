@@ -52,10 +52,9 @@ _OURS = {
 class DaskEngine(Engine):
     """Runs tasks with dask's scheduler.
 
-    ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it; None where the job itself
-    tells its workers.
-    ``credential``: makes one for a role. ``directory``: where the credentials of a program are put. ``on_end`` is told why the
-    scheduler has ended, where that was not `stop`.
+    ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it; None where the
+    job itself tells its workers. ``credential``: makes one for a role. ``directory``: where the credentials of a program are
+    put. ``on_end`` is told why the scheduler has ended, where that was not `stop`.
     """
 
     def __init__(
@@ -81,6 +80,8 @@ class DaskEngine(Engine):
         """By dask's name for a worker, its address: as they were when they joined."""
         self._jobs: dict[str, str] = {}
         """The jobs of workers that are just joining."""
+        self._retiring: set[str] = set()
+        """Jobs whose workers are to go."""
 
     async def start(self, events: EngineEvents) -> str:
         """*Success*: it listens. Raises `CommError` where the port cannot be had; nothing is left then."""
@@ -226,20 +227,28 @@ class DaskEngine(Engine):
 
         Where no worker is left to take their results, they go with them: dask computes them again when they are needed.
         """
-        chosen = set(jobs)
+        self._retiring |= set(jobs)
+        try:
+            while addresses := [address for address, info in self._workers.items() if info.job in jobs]:
+                await self._retire(addresses)
+        finally:
+            self._retiring -= set(jobs)
+
+    async def _retire(self, addresses: Sequence[str]) -> None:
         scheduler = self._scheduler
-        while addresses := [address for address, info in self._workers.items() if info.job in chosen]:
-            try:
-                await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
-            except (OSError, KeyError) as error:  # one of them has left meanwhile
-                log.debug("retiring %s: %r", addresses, error)
-            left = set(addresses) & self._workers.keys()
-            if left and left == set(scheduler.workers):
-                log.warning("results are lost: no worker is left to take over from %s", ", ".join(sorted(left)))
-                for address in left:
-                    await scheduler.remove_worker(address, stimulus_id=f"last-{time.time()}", close=True, expected=True)
-            elif left:
-                await asyncio.sleep(RETRY)  # nobody has room for their results just now
+        try:
+            await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
+        except (OSError, KeyError) as error:  # one of them has left meanwhile
+            log.debug("retiring %s: %r", addresses, error)
+        left = [address for address in addresses if address in self._workers]
+        if not left:
+            return
+        if any(info.job not in self._retiring for info in self._workers.values()):
+            await asyncio.sleep(RETRY)  # nobody has room for their results just now
+            return
+        log.warning("results are lost: no worker is left to take over from %s", ", ".join(left))
+        for address in left:
+            await scheduler.remove_worker(address, stimulus_id=f"last-{time.time()}", close=True, expected=True)
 
     def dismiss(self, reason: str) -> None:
         if self._scheduler is not None:

@@ -89,7 +89,7 @@ class JobWorkers:
         self._settings = settings
         self._address = file.engine_addresses[0]
         self._security = security_of(file)
-        self._nannies: list[JobNanny] = []
+        self._nannies: dict[int, JobNanny] = {}
 
     async def run(self) -> int:
         """Until all have ended; the exit code of this process."""
@@ -119,23 +119,28 @@ class JobWorkers:
             await self._close()
 
     async def _serve(self) -> int:
-        """Workers that have lost their connection, and not their head, come back as new ones."""
-        has_joined = False
+        await self._find()
+        say_stage("net-ok")
+        say_stage("auth-ok")
+        return max(await asyncio.gather(*(self._keep(index) for index in range(self._settings.nworkers))))
+
+    async def _keep(self, index: int) -> int:
+        """One worker's place. One that has lost its connection, and not its head, comes back as a new one."""
         while True:
-            await find_scheduler(self._look, timeout=self._settings.death_timeout, gone_after=HEAD_GONE)
-            if not has_joined:
-                say_stage("net-ok")
-                say_stage("auth-ok")
-                has_joined = True
-            self._nannies = [self._make(index) for index in range(self._settings.nworkers)]
+            nanny = self._nannies[index] = self._make(index)
             try:
-                await asyncio.gather(*(nanny.start() for nanny in self._nannies))
-            except Exception as error:  # noqa: BLE001 - dask's, of whatever kind: the job ends for it
-                return _start_failed(error)
-            await asyncio.gather(*(nanny.finished() for nanny in self._nannies))
-            if not any(_LOST in nanny.farewell for nanny in self._nannies):
+                await nanny.start()
+            except Exception as error:  # noqa: BLE001 - dask's, of whatever kind: the place is given up for it
+                return _start_failed(nanny.name, error)
+            await nanny.finished()
+            if _LOST not in nanny.farewell:
                 return 0
-            log.warning("the connection to %s was lost", self._address)
+            log.warning("worker %s  its connection to %s was lost", nanny.name, self._address)
+            await self._find()
+
+    async def _find(self) -> None:
+        """Raises `PeerLost` or `CredentialError`: then all are to end."""
+        await find_scheduler(self._look, timeout=self._settings.death_timeout, gone_after=HEAD_GONE)
 
     async def _look(self, seconds: float) -> None:
         """Whether the scheduler is there and takes our credential. Raises `PeerLost` or `CredentialError`."""
@@ -181,26 +186,27 @@ class JobWorkers:
 
     async def _leave(self) -> None:
         """Have the scheduler move our results elsewhere; bounded by the grace of the job."""
-        addresses = [nanny.worker_address for nanny in self._nannies if nanny.worker_address]
+        addresses = [nanny.worker_address for nanny in self._nannies.values() if nanny.worker_address]
         if not addresses:
             return
         with suppress(OSError, TimeoutError, RuntimeError):
             async with asyncio.timeout(self._settings.grace):
-                await self._nannies[0].scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
-                await asyncio.gather(*(nanny.finished() for nanny in self._nannies))
+                scheduler = next(iter(self._nannies.values())).scheduler
+                await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
+                await asyncio.gather(*(nanny.finished() for nanny in self._nannies.values()))
 
     async def _close(self) -> None:
         """End what is left, at once. What does not end in time ends with this process: its parent is all that it lives for."""
-        closing = (nanny.close(timeout=CLOSE_TIME, reason="the job ends") for nanny in self._nannies)
+        closing = (nanny.close(timeout=CLOSE_TIME, reason="the job ends") for nanny in self._nannies.values())
         with suppress(TimeoutError):
             async with asyncio.timeout(2 * CLOSE_TIME):
                 await asyncio.gather(*closing, return_exceptions=True)
 
 
-def _start_failed(error: Exception) -> int:
-    """The exit code after nannies that could not start; their log has the details."""
+def _start_failed(name: object, error: Exception) -> int:
+    """The exit code after a worker that could not start; its log has the details."""
     causes = list(_causes(error))
-    log.error("the workers could not start: %s", causes[-1])
+    log.error("worker %s  could not start: %s", name, causes[-1])
     if any(_TURNED_AWAY in str(cause) for cause in causes):
         return exit_code(CredentialError(""))
     return EXIT_NO_HEAD if any(isinstance(cause, TimeoutError) for cause in causes) else EXIT_WORKERS_DIED

@@ -15,6 +15,7 @@ from hpccluster.testing.backend_contract import BackendContract
 from hpccluster_slurm.backend import SlurmBackend
 from hpccluster_slurm.options import SlurmOptions
 from support.docker_runner import DockerRunner
+from support.docker_site import DockerSite
 from support.docker_slurm import DockerSlurm
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -155,3 +156,26 @@ def test_accounting_remembers_what_squeue_has_forgotten(slurm: DockerSlurm) -> N
         assert all(status[name].node in ("n1", "n2") for name in ("good", "bad", "killed", "running"))
 
     asyncio.run(scenario())
+
+
+def test_a_cluster_lives_within_its_qos(slurm: DockerSlurm) -> None:
+    """Three jobs are wanted, two may be in the queue and one may run: it works with that, and waits for more."""
+    said = DockerSite(slurm).run(
+        """
+        with make(qos="small") as cluster, Client(cluster) as client:
+            cluster.scale(3)
+            cluster.wait_for_workers(1, timeout=60)
+            results = client.gather(client.map(abs, range(-50, 0)), timeout=60)
+            waiting = until(lambda: [job.reason for job in cluster.jobs if str(job.state) == "PENDING" and job.reason])
+            queue = subprocess.run(["squeue", "--me", "-h", "-o", "%q %T"], capture_output=True, text=True).stdout
+            (running,) = [job.id for job in cluster.jobs if str(job.state) == "RUNNING"]
+            subprocess.run(["scancel", running], check=True)
+            ids = until(lambda: {job.id for job in live(cluster) if job.id} - {running})
+            cluster.wait_for_workers(1, timeout=60)
+            more = client.gather(client.map(abs, range(-50, 0)), timeout=60)
+            say(results=results, more=more, waiting=waiting, queue=sorted(queue.splitlines()))
+        """
+    )
+    assert said["results"] == said["more"] == list(range(50, 0, -1))
+    assert said["queue"] == ["small PENDING", "small RUNNING"]
+    assert said["waiting"] == ["QOSMaxJobsPerUserLimit"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from support.docker_site import DockerSite
 from support.docker_slurm import NODES, DockerSlurm
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+OUTAGE = 6.0
+"""Seconds: less than Slurm (10) and workers and head (20) bear with."""
 
 WORK = """
     import socket
@@ -39,16 +43,18 @@ WORK = """
         victim = max(cluster.jobs, key=lambda job: job.node)
         futures = client.map(slow, range(120))
         client.gather(futures[:4])
-        say(node=victim.node, job=victim.id, workers=sorted(worker.host for worker in cluster.workers))
+        workers = sorted([worker.host, worker.pid] for worker in cluster.workers)
+        say(node=victim.node, job=victim.id)
         sys.stdin.readline()
         results = client.gather(futures, timeout=120)
         blocks = [value == block(n) for n, value in enumerate(client.gather(data, timeout=60))]
         cluster.wait_for_workers(2, timeout=90)
         after = client.gather(client.map(slow, range(20)), timeout=60)
         hosts = {client.submit(socket.gethostname, workers=[one.name]).result(30) for one in cluster.workers}
+        same = workers == sorted([worker.host, worker.pid] for worker in cluster.workers)
         (struck,) = [str(job.state) for job in cluster.jobs if job.id == victim.id]
         new = [job.id for job in live(cluster) if job.id not in first]
-        say(results=results, blocks=blocks, after=after, struck=struck, new=new, hosts=sorted(hosts), live=len(live(cluster)))
+        say(results=results, blocks=blocks, after=after, struck=struck, new=new, same=same, hosts=sorted(hosts), live=len(live(cluster)))
 """
 
 
@@ -106,6 +112,14 @@ def test_a_node_loses_power(docker_slurm: DockerSlurm, work: Work) -> None:
     # Slurm has started the same job again, on the node that is left
     assert (said["struck"], said["new"]) == ("RUNNING", [])
     assert said["hosts"] == sorted({*NODES} - {program.node})
+
+
+def test_a_cable_that_is_pulled_for_some_seconds_costs_nothing(docker_slurm: DockerSlurm, work: Work) -> None:
+    with work() as program:
+        with docker_slurm.unplugged(program.node):
+            time.sleep(OUTAGE)
+        said = program.result()
+    assert (said["struck"], said["new"], said["same"]) == ("RUNNING", [], True)
 
 
 def test_a_node_hangs_and_wakes_up(docker_slurm: DockerSlurm, work: Work) -> None:

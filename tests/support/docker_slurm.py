@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
@@ -135,7 +135,11 @@ class DockerSlurm:
         command = ["timeout", "--kill-after=1", f"{timeout:g}", "env", *removed, *added, *argv]
         api = self._client.api
         made = api.exec_create(
-            self.container(service).id, command, user=user or self.user, workdir=self.home, stdin=stdin is not None
+            self.container(service).id,
+            command,
+            user=user or self.user,
+            workdir=self.home,
+            stdin=stdin is not None,
         )["Id"]
         if stdin is None:
             out, err = api.exec_start(made, demux=True)
@@ -219,6 +223,19 @@ class DockerSlurm:
     def reconnect(self, node: str) -> None:
         """It gets its network again."""
         self._network().connect(self.container(node), aliases=[node])
+
+    @contextlib.contextmanager
+    def unplugged(self, node: str) -> Iterator[None]:
+        """A node's cable is pulled for the time of a block; its address stays."""
+        self._set_link(node, "down")
+        try:
+            yield
+        finally:
+            self._set_link(node, "up")
+
+    def _set_link(self, node: str, state: str) -> None:
+        done = self.run(node, ["ip", "link", "set", "eth0", state], user="root")
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def _network(self) -> Network:
         (found,) = self._client.networks.list(filters={"label": self._label})

@@ -147,8 +147,8 @@ class DockerSlurm:
             with contextlib.closing(api.exec_start(made, socket=True)) as stream:
                 out, err = _converse(stream, stdin.encode())
         # its output may end a moment before the daemon has noticed its end
-        ended = wait_until(lambda: (told := api.exec_inspect(made)) and not told["Running"] and told, f"{argv[0]} ends")
-        return CommandResult(tuple(argv), ended["ExitCode"], _text(out), _text(err))
+        wait_until(lambda: not api.exec_inspect(made)["Running"], f"{argv[0]} ends")
+        return CommandResult(tuple(argv), api.exec_inspect(made)["ExitCode"], _text(out), _text(err))
 
     def run_as_user(
         self,

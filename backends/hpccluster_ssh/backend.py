@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE = "ssh.sh"
-GRACE = 5.0
+GRACE = 6.0
 """Seconds that the template gives to workers that are told to leave, before the end by force."""
 CANCEL_TIME = GRACE + 3.0
 """Seconds that `cancel` waits for the end of jobs."""

@@ -22,8 +22,11 @@ exec 3<&0 </dev/null
     while [ -z "$hpc_over" ] && [ -n "$(hpc_listen)" ]; do :; done
     trap '' USR1 TERM
     kill -s 0 -- "-$$" || hpc_alone=yes
-    [ -n "$hpc_over" ] || kill -s TERM "$$"
-    hpc_tries=50
+    if [ -z "$hpc_over" ]; then
+        : >"$hpc_directory/unheard"
+        kill -s TERM "$$"
+    fi
+    hpc_tries=60
     while [ "$hpc_tries" -gt 0 ] && kill -s 0 "$$"; do
         sleep 0.1
         hpc_tries=$((hpc_tries - 1))
@@ -63,6 +66,7 @@ hpc_child=$!
 # shellcheck disable=SC2317 # called by trap
 hpc_forward() {
     hpc_signalled=yes
+    if [ -e "$hpc_directory/unheard" ]; then hpc_say 'nothing is heard any more of who owns this job: it ends'; fi
     kill -TERM "$hpc_child" 2>/dev/null
 }
 trap hpc_forward TERM INT HUP USR1 USR2

@@ -351,3 +351,18 @@ def test_a_host_that_is_cut_off_under_work_is_replaced_and_ends_by_itself(
         # nobody can tell it anything: it ends since it hears nothing any more
         wait_until_clean(ssh_hosts, "host1", timeout=20.0)
         ssh_hosts.mend("host1")
+
+
+def test_jobs_of_a_head_that_is_stopped_end_and_say_so(ssh_hosts: PrivateHosts, start: Start) -> None:
+    """As for a host behind a cut network, but the log can still be told."""
+    with start("host1", connect={"keepalive": 1}) as cluster:
+        cluster.wait_for_workers(1, timeout=20)
+        (job,) = cluster.jobs
+        record = read_record(cluster.directory)
+        assert record is not None
+        os.kill(record.pid, signal.SIGSTOP)
+        try:
+            wait_until_clean(ssh_hosts, "host1")
+        finally:
+            os.kill(record.pid, signal.SIGCONT)
+        wait_until(lambda: "nothing is heard any more" in cluster.get_logs()[job.name], "the job's last words")

@@ -27,7 +27,7 @@ from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
 from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
-from hpccluster.errors import BackendError, BackendUnavailable, SubmitRefused
+from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster_ssh.options import HostOptions, SSHOptions, python_of, worker_arguments_on
@@ -147,7 +147,7 @@ class SSHBackend(Backend):
             walltime_seconds=spec.walltime,
             log_path=spec.log_path,
             working_directory=spec.working_directory,
-            silence=math.ceil(SILENCE * self.options.connect_options.keepalive),
+            silence=self._silence,
         )
         return render_template(self._template, context, source=self.options.template or TEMPLATE)
 
@@ -205,8 +205,23 @@ class SSHBackend(Backend):
                 command.close()
                 await asyncio.wait([line])
         except BackendError as error:
-            job.error = error
+            job.error = error if job.command is None else self._lost(job, error)
             _write(job, f"hpccluster: {error}\n".encode())
+
+    def _lost(self, job: _Job, error: BackendError) -> BackendError:
+        """What the loss of a command means for a job."""
+        said = error.details.get("said")
+        return CommandFailed(
+            f"{job.place.name}: connection lost{f' ({said})' if said else ''}; "
+            f"what runs there ends within {self._silence + GRACE:.0f} s",
+            code=error.code,
+            details=error.details,
+        )
+
+    @property
+    def _silence(self) -> int:
+        """Seconds without a sign of life after which a job ends by itself."""
+        return math.ceil(SILENCE * self.options.connect_options.keepalive)
 
     async def _speak(self, command: RunningCommand, first: bytes) -> None:
         """The life line."""

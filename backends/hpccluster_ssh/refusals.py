@@ -161,7 +161,7 @@ def lost(host: str, what: str, said: str) -> CommandFailed:
     return CommandFailed(
         f"{host}: the connection was lost{because} under {what}; it may still run there, or have done its work",
         code="HPC-CONNECTION-LOST",
-        details={"host": host, "command": what},
+        details={"host": host, "command": what, "said": said},
     )
 
 

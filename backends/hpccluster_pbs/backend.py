@@ -20,7 +20,7 @@ from hpccluster.errors import (
 )
 from hpccluster.ids import JobId, JobName, is_job_name
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
-from hpccluster_pbs.dialect import Answer, PBSDialect, flavour_of
+from hpccluster_pbs.dialect import DELIVERED, LIVE, Answer, PBSDialect, flavour_of
 from hpccluster_pbs.options import PBSOptions
 from hpccluster_pbs.reports import limits_of, parse_queues
 
@@ -200,6 +200,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
                 code="HPC-CANCEL-UNVERIFIED",
             ) from error
         gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
+        await self._forget([self._names.pop(job) for job in gone if job in self._names])
         return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
 
     async def _delete(self, ids: Collection[JobId], *, force: bool) -> str:
@@ -213,7 +214,10 @@ class PBSBackend(BatchBackend[PBSOptions]):
                 timeout=QUERY_TIMEOUT,
             )
         except CommandFailed as error:
-            return str(error)  # it may have worked all the same: what counts is what the poll says
+            # It may have worked all the same: what counts is what the poll says. PBS keeps qdel waiting for a node that
+            # hangs, which does not mean that a second TERM were of use.
+            self._asked |= dict.fromkeys(ids, time.monotonic())
+            return str(error)
         problem = self.dialect.cancel_problem(result)
         if not self.dialect.is_unanswered(result):
             self._asked |= dict.fromkeys(ids, time.monotonic())
@@ -226,17 +230,21 @@ class PBSBackend(BatchBackend[PBSOptions]):
     # ------------------------------------------------------------------------------------------------------------ logs
 
     async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
-        """Also what PBS itself delivers, where it keeps the output until the job's end."""
-        is_live = self.dialect.flavour == "openpbs" and "keep_files" not in self.options.left_out()
-        try:
-            delivered = "" if is_live or not log_path else await self.runner.read_tail(f"{log_path}.pbs", tail)
-        except (FileNotFoundError, LogsUnavailable):
-            delivered = ""
-        if not delivered:
+        """What the job has written itself, and what PBS has written or delivered: in one file, or in two."""
+        if not log_path:
             return await super().logs(job, log_path, tail)
-        try:
-            written = await self.runner.read_tail(log_path, tail)
-        except FileNotFoundError:
-            written = ""
-        lines = (written + delivered).splitlines(keepends=True)
+        is_pbs_to_write = self.dialect.flavour == "openpbs" and "keep_files" not in self.options.left_out()
+        beside = f"{log_path}{LIVE if is_pbs_to_write else DELIVERED}"
+        second = await self._read(beside, tail)
+        if not second:
+            return await super().logs(job, log_path, tail)
+        first = await self._read(log_path, tail)
+        lines = (second + first if is_pbs_to_write else first + second).splitlines(keepends=True)
         return "".join(lines if tail is None else lines[-tail:] if tail > 0 else [])
+
+    async def _read(self, path: str, tail: int | None) -> str:
+        """The end of a file; empty where it is not there, or cannot be read."""
+        try:
+            return await self.runner.read_tail(path, tail)
+        except (FileNotFoundError, LogsUnavailable):
+            return ""

@@ -30,6 +30,11 @@ _ALLOWED = {
 }
 _SHELL = re.compile(r"/[A-Za-z0-9_./+-]+")
 
+DELIVERED = ".pbs"
+"""Ending of what PBS delivers when a job has ended, where the job itself writes its log."""
+LIVE = ".live"
+"""Ending of what a job writes while it runs, where PBS was to write its log and delivers it only at the end."""
+
 _NEXT: Mapping[Form, Form] = {"dsv": "json", "json": "text"}
 """The form to ask for when one is not to be had."""
 
@@ -64,6 +69,8 @@ class PBSContext(TemplateContext):
     """``oed``: PBS writes the output straight to its place."""
     output_path: str
     """Where PBS puts the output; not ``log_path`` where it delivers it only when the job has ended."""
+    live_path: str
+    """Where the job writes what PBS was to write straight to ``log_path``, and keeps to itself instead."""
     requeue: str
     """``y`` or ``n``"""
     umask: str
@@ -143,7 +150,8 @@ class PBSDialect(Dialect[PBSOptions]):
             place=text("place", options.place),
             walltime=text("walltime", None if spec.walltime is None else format_clock(spec.walltime)),
             keep_files=keep_files,
-            output_path=log_path if is_live else f"{log_path}.pbs",
+            output_path=log_path if is_live else f"{log_path}{DELIVERED}",
+            live_path=f"{log_path}{LIVE}" if keep_files and log_path != "/dev/null" else "",
             requeue=text("requeue", {True: "y", False: "n", None: None}[options.requeue]),
             umask=text("umask", options.umask),
             shell=text("shell", shell_of(options.shebang)) if is_torque else "",

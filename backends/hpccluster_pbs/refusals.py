@@ -29,6 +29,9 @@ NOT_SET_UP = re.compile(r"pbsconf error|pbs conf variables not found", re.IGNORE
 _LIMIT_CODES = (38, 39)
 """Of qsub: a limit on jobs or resources in the queue; "not now", that is."""
 
+_HOOK_CODE = 32
+"""Of qsub: a hook of the site has refused the job, in whatever words it likes (PBSE_HOOKERROR of pbs_error.h)."""
+
 CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         r"unknown queue|queue is not enabled|no default queue|access to queue is denied|cannot locate queue",
@@ -85,7 +88,7 @@ def classify(result: CommandResult, script: str, options: PBSOptions) -> Backend
     summary = said or f"exit code {result.returncode}"
     if NOT_SET_UP.search(said):
         return BackendUnavailable(f"PBS is not set up on this host: {summary}", code="HPC-BACKEND-COMMAND")
-    if UNREACHABLE.search(said):
+    if UNREACHABLE.search(said) and result.returncode != _HOOK_CODE:
         return CommandFailed(
             f"qsub did not get an answer from PBS: {summary}; the job may exist all the same",
             code="HPC-SUBMIT-UNREACHABLE",

@@ -103,7 +103,7 @@ def number_of(job: str) -> str:
 
 def _from_dsv(text: str) -> Iterator[Report]:
     told, noise = 0, ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # values may hold other characters that end lines for Python
         head, *cells = line.split(DELIMITER)
         if match := re.fullmatch(r"Job Id: (\S+)", head.strip()):
             told += 1

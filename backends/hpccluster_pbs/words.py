@@ -20,12 +20,13 @@ STATES = {
     "W": JobState.PENDING,
     # on its way to another place of the queue
     "T": JobState.PENDING,
+    # it waits to be continued
+    "S": JobState.PENDING,
+    "U": JobState.PENDING,
     "R": JobState.RUNNING,
     # its output is being delivered: that may take half a minute, and is not an end
     "E": JobState.RUNNING,
     "B": JobState.RUNNING,
-    "S": JobState.RUNNING,
-    "U": JobState.RUNNING,
 }
 """States of jobs that are not over. M (moved to another server) is not known to be anything."""
 
@@ -104,6 +105,7 @@ MEANINGS = (
     ),
     (r"^held \(.*[os].*\)", "it is held by an administrator or by the system; ask them why"),
     (r"^held \(.*u.*\)", "it is held by you: qrls JOBID"),
+    (r"^suspended", "PBS has stopped it, to run others first, and continues it later"),
     (r"^waits until", "it may not start before a certain time"),
 )
 """Patterns of what PBS says of a waiting job, and what it means. The first that fits counts. What there is to say is
@@ -184,6 +186,8 @@ def _why_it_waits(word: str, attributes: Mapping[str, str]) -> str:
             return f"held ({attributes.get('Hold_Types', '') or 'u'})"
         case "W":
             return f"waits until {attributes.get('Execution_Time', 'later')}"
+        case "S" | "U":
+            return "suspended"
     return ""
 
 

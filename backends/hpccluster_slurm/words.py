@@ -36,8 +36,9 @@ STATES = {
     # requeued and held, with a mark
     "SPECIAL_EXIT": JobState.PENDING,
     "STAGE_OUT": JobState.RUNNING,
-    "STOPPED": JobState.RUNNING,
-    "SUSPENDED": JobState.RUNNING,
+    # they wait to be continued
+    "STOPPED": JobState.PENDING,
+    "SUSPENDED": JobState.PENDING,
     "TIMEOUT": JobState.TIMEOUT,
 }
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import psutil
+
 from hpccluster.testing.fake_pbs_script import Refused, Submission, read_script
 from hpccluster.testing.fake_pbs_tables import as_dsv, as_json, as_text
 from hpccluster.testing.fake_system import Answer, Call, FakeSystem
@@ -102,6 +104,8 @@ class FakePBS(FakeSystem[PBSJob]):
     """What ``qstat -F`` knows; old versions know none."""
     is_down: bool = False
     """The server's port is closed."""
+    writes_at_once: bool = True
+    """Whether ``-k oed`` is heeded: nodes without a $usecp for the path keep the output until the job's end."""
     can_write_output: bool = True
     """Whether the node can write where ``-k oed`` is to put the output."""
     is_node_dead: bool = False
@@ -269,6 +273,15 @@ class FakePBS(FakeSystem[PBSJob]):
             self._signal(job, signal.SIGTERM)
         self._kill_later(job, self.times.kill_delay)  # asked again, it begins to wait again
 
+    def _signal(self, job: PBSJob, number: signal.Signals) -> None:
+        """All processes of the job's session at once, whatever their groups; those in sessions of their own live on."""
+        if job.process is None or job.process.returncode is not None:
+            return
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) == job.process.pid:  # which is not reaped yet: the number is nobody else's
+                    os.kill(pid, number)
+
     def _schedule(self) -> None:
         running = sum(job.state in ("R", "E") for job in self.jobs.values())
         for job in list(self.jobs.values()):
@@ -293,7 +306,7 @@ class FakePBS(FakeSystem[PBSJob]):
         script = self.directory / f"{job.id}.SC"
         script.write_text(job.script)
         script.chmod(0o700)
-        is_direct = options.get("k") == "oed"
+        is_direct = self._is_direct(job)
         try:
             if is_direct and not self.can_write_output:
                 raise PermissionError
@@ -316,6 +329,9 @@ class FakePBS(FakeSystem[PBSJob]):
             job.timer = threading.Timer(walltime, self._end_of_walltime, args=(job, walltime))
             job.timer.daemon = True
             job.timer.start()
+
+    def _is_direct(self, job: PBSJob) -> bool:
+        return job.submission.options.get("k") == "oed" and self.writes_at_once
 
     def _job_environment(self, job: PBSJob, home: Path) -> dict[str, str]:
         return {
@@ -341,11 +357,7 @@ class FakePBS(FakeSystem[PBSJob]):
             if job.process is None or job.ended_by:
                 return
             job.ended_by = "walltime"
-            target = (
-                Path(job.submission.options["o"])
-                if job.submission.options.get("k")
-                else self.directory / f"{job.id}.OU"
-            )
+            target = Path(job.submission.options["o"]) if self._is_direct(job) else self.directory / f"{job.id}.OU"
             with target.open("a") as output:
                 output.write(f"=>> PBS: job killed: walltime {limit:.0f} exceeded limit {limit:.0f}\n")
             self._signal(job, signal.SIGTERM)

@@ -50,6 +50,12 @@
 
 # A job of the hpccluster cluster {{ cluster | q }}. Lines "hpccluster: stage ..." tell how far it came.
 hpc_say() { printf 'hpccluster: %s\n' "$*" >&2; }
+{% if live_path %}
+# PBS writes the output to its place at once, where the nodes know that as a path of theirs ($usecp). Elsewhere it keeps the
+# output until the job has ended, and puts it there then: until that, it is to be seen beside it.
+# shellcheck disable=SC3013 # an sh that does not know -ef writes there, too
+if ! [ /dev/fd/1 -ef {{ log_path | q }} ] && true 2>/dev/null >>{{ live_path | q }}; then exec >>{{ live_path | q }} 2>&1; fi
+{% endif %}
 {% if output_path != log_path %}
 # PBS delivers the output of a job when it has ended: this shows it while it runs.
 if true 2>/dev/null >>{{ log_path | q }}; then exec >>{{ log_path | q }} 2>&1; fi

@@ -15,7 +15,7 @@ from hpccluster.errors import BackendUnavailable, CancelFailed, CommandFailed, P
 from hpccluster.ids import JobId
 from hpccluster.job import JobSpec, JobState
 from hpccluster.testing.backend_contract import HOSTILE_IDS, BackendContract
-from hpccluster.testing.fake_pbs import FakePBS
+from hpccluster.testing.fake_pbs import FakePBS, Times
 from hpccluster_pbs.backend import PBSBackend
 from hpccluster_pbs.options import PBSOptions
 
@@ -40,6 +40,11 @@ def pbs() -> Iterator[FakePBS]:
 class TestFakeOpenPBS(BackendContract):
     patience = 15.0
     unknown_id = "4000000.pbssrv"
+
+    @pytest.fixture
+    def pbs(self) -> Iterator[FakePBS]:
+        with FakePBS(times=Times(kill_delay=1.0, exiting=0.3, deaf=0.05, query_again=0.1)) as fake:
+            yield fake
 
     @pytest.fixture
     def backend(self, pbs: FakePBS) -> Backend:
@@ -265,6 +270,33 @@ def test_walltime_is_told(tmp_path: Path) -> None:
             asyncio.run(scenario(pbs))
 
 
+def test_output_that_pbs_keeps_until_the_end_is_shown_before(pbs: FakePBS, tmp_path: Path) -> None:
+    """``-k oed`` is not heeded where the nodes have no $usecp for the path: then PBS puts its file there at the end."""
+
+    async def scenario() -> None:
+        backend = pbs_backend(pbs)
+        pbs.writes_at_once = False
+        spec = make_spec(tmp_path, "echo one; echo two; sleep 60", walltime=1.0)
+        job = await backend.submit(spec)
+        running = await CONTRACT.until_log(backend, job, spec, "two")
+        assert running.startswith("hpccluster: stage started")
+        assert not Path(spec.log_path).exists()
+        await CONTRACT.until_state(backend, job, JobState.TIMEOUT)
+        ended = await backend.logs(job, spec.log_path)
+        assert ended.startswith(running)
+        assert "=>> PBS: job killed: walltime" in ended.splitlines()[-1]
+        assert await backend.logs(job, spec.log_path, tail=1) == ended.splitlines(keepends=True)[-1]
+        # and where it is heeded there is one file
+        pbs.writes_at_once = True
+        spec = make_spec(tmp_path, "echo three")
+        job = await backend.submit(spec)
+        await CONTRACT.until_state(backend, job, JobState.COMPLETED)
+        assert "three" in await backend.logs(job, spec.log_path)
+        assert not Path(f"{spec.log_path}.live").exists()
+
+    asyncio.run(scenario())
+
+
 # ----------------------------------------------------------------------------------------------------------------- cancel
 
 
@@ -289,6 +321,43 @@ def test_cancel_is_not_repeated_but_forced_after_a_while(pbs: FakePBS, tmp_path:
         assert (await backend.poll([job]))[job].state is JobState.CANCELLED
 
     asyncio.run(scenario())
+
+
+def test_job_that_was_cancelled_before_it_could_hear_it_is_cancelled(tmp_path: Path) -> None:
+    """PBS tells it nothing, kills it later, and says that it has failed."""
+
+    async def scenario(pbs: FakePBS) -> None:
+        backend = pbs_backend(pbs)
+        job = await backend.submit(make_spec(tmp_path, "sleep 60"))
+        assert (await backend.cancel([job])).unconfirmed == {job}
+        await CONTRACT.until_gone(backend, job)
+        assert pbs.jobs[job].comment.endswith("and failed")
+        assert (await backend.poll([job]))[job].state is JobState.CANCELLED
+
+    with FakePBS(times=Times(deaf=60.0)) as pbs:
+        asyncio.run(scenario(pbs))
+
+
+def test_cancel_that_a_hung_node_holds_up_is_forced_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpccluster_pbs.backend.QUERY_TIMEOUT", 0.5)
+
+    async def scenario(pbs: FakePBS) -> None:
+        backend = pbs_backend(pbs, dialect="openpbs")
+        spec = make_spec(tmp_path, "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+        job = await backend.submit(spec)
+        await CONTRACT.until_log(backend, job, spec, "ready")
+        pbs.delay("qdel", 2.0)
+        report = await backend.cancel([job])
+        assert report.unconfirmed == {job}
+        assert "did not end within" in report.message
+        await backend.cancel([job])
+        assert deletions(pbs) == [[job]]
+        backend.force_after = 0.0
+        await CONTRACT.until_gone(backend, job)
+        assert ["-W", "force", job] in deletions(pbs)
+
+    with FakePBS(times=Times(kill_delay=60.0)) as pbs:
+        asyncio.run(scenario(pbs))
 
 
 def test_job_on_a_dead_node_is_forced_sooner(pbs: FakePBS, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ DSV = recorded("openpbs-dsv", "dsv")
         ("held-for-good", JobState.PENDING, None, None, "job held, too many failed attempts to run"),
         ("held-by-user", JobState.PENDING, None, None, "held (u)"),
         ("waiting", JobState.PENDING, None, None, "waits until Tue Dec 31 23:59:00 2030"),
-        ("suspended", JobState.RUNNING, None, None, ""),
+        ("suspended", JobState.PENDING, None, None, "Not Running: No available resources on nodes"),
         ("strange", JobState.UNKNOWN, None, None, ""),
     ],
 )  # fmt: skip
@@ -74,6 +74,11 @@ def test_details_of_openpbs() -> None:
     reports = {report.id: report for report in parse_reports((RECORDED / "openpbs-dsv.txt").read_text(), "dsv")}
     assert reports["22.pbssrv"].attributes["Account_Name"] == "a\nb\\c|d"
     assert reports["13[2].pbssrv"].attributes["job_state"] == "X"
+
+
+def test_values_may_hold_what_ends_lines_elsewhere() -> None:
+    line = "Job Id: 5.pbssrv@@job_state=F@@Variable_List=PBS_O_WORKDIR=/a\x0cb\x85c\u2028d@@Exit_status=3@@exec_host=n1/0\n"
+    assert OPENPBS.read(qstat(line), [JobId("5.pbssrv")]).statuses[JobId("5.pbssrv")].exit_code == 3
 
 
 def test_other_forms_say_the_same() -> None:

@@ -48,9 +48,10 @@ REFUSED: list[tuple[str, int, str, dict[str, Any], str, str]] = [
     ("NAME", 2, "qsub: Job name is too long ", {}, "", "#PBS -N hpc-calm-0001"),
     ("NAME", 2, f"qsub: illegal -N value{USAGE}", {}, "", "#PBS -N hpc-calm-0001"),
     # a site's hooks
-    ("REFUSED", 64, "qsub: Please say how many widgets you need", {}, "", ""),
-    ("ACCOUNT", 64, "qsub: Invalid account: nobody", {"account": "nobody"}, "account", "#PBS -A nobody"),
-    ("PROJECT", 64, "qsub: Please give a project with -P", {"project": "p"}, "project", "#PBS -P p"),
+    ("REFUSED", 32, "qsub: Please say how many widgets you need", {}, "", ""),
+    ("ACCOUNT", 32, "qsub: Invalid account: nobody", {"account": "nobody"}, "account", "#PBS -A nobody"),
+    ("PROJECT", 32, "qsub: Please give a project with -P", {"project": "p"}, "project", "#PBS -P p"),
+    ("REFUSED", 32, "qsub: Use the secure protocol; the old one timed out", {}, "", ""),
     # Torque; texts of reports by its users
     ("QUEUE", 170, "qsub: submit error (Unknown queue MSG=cannot locate queue)", {"queue": "x"}, "queue", "#PBS -q x"),
     ("PERMISSION", 159, "qsub: submit error (Unauthorized Request  MSG=group ACL is not satisfied: user a@b, queue x)",

@@ -104,6 +104,8 @@ def test_directives_of_the_user_win(options: dict[str, Any], left: list[str]) ->
 def test_output_is_written_live_by_somebody() -> None:
     redirection = "exec >>/logs/calm.log 2>&1"
     assert redirection not in script()
+    # where the nodes do not heed -k oed
+    assert "exec >>/logs/calm.log.live 2>&1" in script()
     for options in ({"dialect": "torque"}, {"job_directives_skip": ("-k",)}):
         assert redirection in script(**options)
 

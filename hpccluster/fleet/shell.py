@@ -271,7 +271,7 @@ class Fleet:
             return self._host_trouble(n, told)
         if brake.trouble is Trouble.REFUSED:
             return troubles.last_refusal if self.requested < n else None
-        is_paused = brake.is_probing and brake.trouble is not Trouble.LIMIT
+        is_paused = brake.is_probing and brake.trouble not in (Trouble.LIMIT, Trouble.UNCLEAR)
         return troubles.last_death if is_paused or troubles.alarms > told else None
 
     def _host_trouble(self, n: int, told: int) -> HpcClusterError | None:
@@ -290,7 +290,7 @@ class Fleet:
         logs = await self._performer.logs.read_all(self._readable(running), self._settings.log_lines)
         last_words = {name: lines[-1] for name, text in logs.items() if (lines := text.strip().splitlines())}
         hints = [f"only {self.plan} workers are planned: scale() asks for more"] if self.plan < n else []
-        if self._state.brake.trouble is Trouble.LIMIT:
+        if self._state.brake.trouble in (Trouble.LIMIT, Trouble.UNCLEAR):
             hints.append(f"{self.current_plan().held} jobs are held back: {self._state.brake.cause}")
         have = len(self._connected)
         return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hints=hints)

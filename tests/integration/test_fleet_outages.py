@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from hpccluster.engine.base import Load
+from hpccluster.errors import StartTimeout
 from hpccluster.fleet.values import FleetSettings
 from hpccluster.job import JobState
 from hpccluster.resources import JobResources
@@ -216,5 +219,43 @@ def test_a_failure_of_the_shell_itself_still_cancels_the_jobs() -> None:
         report = await world.fleet.close(30)
         assert len(report.cancelled) == 2
         assert not world.backend.living()
+
+    check(story())
+
+
+def test_a_job_whose_node_is_dead_is_replaced_though_the_batch_system_does_not_know() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH) as world:
+            world.backend.fate = Fate(cancel_takes=20.0)
+            await world.fleet.scale(jobs=2)
+            await world.fleet.wait_for_workers(2)
+            victim, other = world.backend.living()
+            world.engine.leave(victim.spec.name)
+            await asyncio.sleep(119)
+            assert world.backend.calls["submit"] == 2
+            await asyncio.sleep(6)
+            await world.fleet.wait_for_workers(2, timeout=10)
+            assert [job for job in world.backend.living() if job not in (victim, other)]
+            await asyncio.sleep(60)
+            assert victim.state is JobState.CANCELLED
+            assert len(world.said("counts as lost")) == 1
+            await asyncio.sleep(3600)
+            assert world.backend.calls["submit"] == 3
+
+    check(story())
+
+
+def test_submissions_that_always_fail_unclearly_get_rarer() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH) as world:
+            world.backend.fate = Fate(doubt="lost")
+            await world.fleet.scale(jobs=2)
+            await asyncio.sleep(3600)
+            assert 5 <= world.backend.calls["submit"] <= 12
+            with pytest.raises(StartTimeout, match="2 jobs are held back: it is unclear whether jobs are taken"):
+                await world.fleet.wait_for_workers(2, timeout=5)
+            world.backend.fate = Fate()
+            await world.fleet.wait_for_workers(2, timeout=1000)
+            assert world.backend.calls["submit"] <= 15
 
     check(story())

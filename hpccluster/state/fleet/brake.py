@@ -2,7 +2,7 @@
 
 Kinds of trouble do not add up: each starts its own count. A count ends with the proof that the trouble is over: a worker
 that joined (after early deaths), a job that lived for a while (after brief lives), an accepted submission (after
-refusals and limits), or a new wish of the user.
+refusals, limits and unclear answers), or a new wish of the user.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _DEATH_DELAYS = (0.0, 15.0, 60.0, 300.0)
 this specification has worked before (so that the cause lies elsewhere), tries again every quarter of an hour."""
 _LATER_DELAY = 900.0
 _REFUSAL_DELAYS = (60.0, 300.0, 900.0)
+_UNCLEAR_DELAYS = (0.0, 15.0, 60.0, 300.0, 900.0)
 _LIMIT_DELAY = 20.0
 
 UNLIMITED = 1 << 30
@@ -38,6 +39,8 @@ class Trouble(StrEnum):
     """The batch system refuses jobs that nobody waits for: a replacement, or adaptive growth."""
     LIMIT = "limit"
     """The batch system allows no more jobs just now."""
+    UNCLEAR = "unclear"
+    """Submissions fail in a way that leaves open whether there is a job, and none shows up."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,8 @@ class Brake:
     def _delay(self) -> float:
         if self.trouble is Trouble.LIMIT:
             return _LIMIT_DELAY
+        if self.trouble is Trouble.UNCLEAR:
+            return _UNCLEAR_DELAYS[min(self.count, len(_UNCLEAR_DELAYS)) - 1]
         if self.trouble is Trouble.REFUSED:
             return _REFUSAL_DELAYS[min(self.count, len(_REFUSAL_DELAYS)) - 1]
         if self.count <= len(_DEATH_DELAYS):

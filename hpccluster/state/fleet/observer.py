@@ -48,7 +48,7 @@ class Observer:
             self._book.cancel(record, "submitted, but unwanted")
         else:
             self._book.move(record, Phase.RUNNING if record.workers else Phase.PENDING, f"submitted as {job}")
-            self._brake.is_over(Trouble.REFUSED, Trouble.LIMIT)
+            self._brake.is_over(Trouble.REFUSED, Trouble.LIMIT, Trouble.UNCLEAR)
             self._book.poll_soon()
 
     def submit_doubtful(self, name: JobName, error: str) -> None:
@@ -77,7 +77,15 @@ class Observer:
             if record.phase is Phase.DOUBTFUL and not record.workers:
                 record.misses += 1
                 if record.misses >= 2:
-                    self._book.end(record, "it did not show up")
+                    self._did_not_show_up(record)
+
+    def _did_not_show_up(self, record: JobRecord) -> None:
+        brake = self._brake
+        # those that were submitted together count once, and deaths are more important
+        is_first = brake.trouble in (Trouble.NONE, Trouble.REFUSED, Trouble.LIMIT)
+        if record.keeps_place and (is_first or (brake.trouble is Trouble.UNCLEAR and record.name == brake.probe)):
+            brake.meet(Trouble.UNCLEAR, f"it is unclear whether jobs are taken: {record.note}", self._book.now)
+        self._book.end(record, "it did not show up")
 
     # ----------------------------------------------------------------------------------------------------------- polls
 

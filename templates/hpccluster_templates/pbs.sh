@@ -77,6 +77,10 @@ cd "${PBS_O_WORKDIR:-.}" || hpc_say "it is not on this node: ${PBS_O_WORKDIR:-}"
 {% endif %}
 hpc_say 'stage prologue-ok'
 export HPCCLUSTER_JOB={{ name | q }}
+{% if processes > 1 and threads %}
+# OpenPBS sets it to the cores of the whole job, which its workers share
+export OMP_NUM_THREADS={{ threads }}
+{% endif %}
 {% for variable, value in environment %}
 export {{ variable }}={{ value | q }}
 {% endfor %}
@@ -119,6 +123,9 @@ hpc_say "workers ended with exit code $hpc_code"
 # one of the same name.
 if [ "$hpc_code" -eq 75 ]; then
     hpc_say 'no head: cancelling the other jobs of this cluster'
+    # nodes need not have the commands on their PATH
+    hpc_exec=$(sed -n 's/^PBS_EXEC=//p' "${PBS_CONF_FILE:-/etc/pbs.conf}" 2>/dev/null)
+    PATH="$PATH:${hpc_exec:-/opt/pbs}/bin"
     hpc_ids=$(qselect -u "${PBS_O_LOGNAME:-$(id -un)}" 2>/dev/null)
     # shellcheck disable=SC2086 # ids, a word each
     [ -z "$hpc_ids" ] || qstat -f $hpc_ids 2>/dev/null |

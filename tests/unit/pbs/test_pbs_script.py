@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -108,6 +109,16 @@ def test_output_is_written_live_by_somebody() -> None:
     assert "exec >>/logs/calm.log.live 2>&1" in script()
     for options in ({"dialect": "torque"}, {"job_directives_skip": ("-k",)}):
         assert redirection in script(**options)
+
+
+def test_workers_of_a_job_share_its_cores() -> None:
+    """OpenPBS gives each program of a job all of them."""
+    shared = script(spec={"environment": (("OMP_NUM_THREADS", "3"),)}, cores=8, processes=4)
+    assert re.findall(r"^export OMP_NUM_THREADS=(\d)$", shared, re.MULTILINE) == [
+        "2",
+        "3",
+    ]  # the user's word is the last
+    assert "OMP_NUM_THREADS" not in script(cores=8, processes=1)
 
 
 def test_comments_are_no_directives() -> None:

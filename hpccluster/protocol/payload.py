@@ -168,7 +168,12 @@ def dump_error(error: BaseException, *, skip: int = 0) -> TaskErrorBody:
     except Exception:  # noqa: BLE001 - user code, as above
         lines = f"{type(error).__name__}: {text}\n"
     payload = _checked(error, error) or _checked(_Bare(error), error)
-    return TaskErrorBody("", type(error).__name__, text, lines[-ERROR_LIMIT:], payload)
+    return TaskErrorBody("", type(error).__name__, _sendable(text), _sendable(lines[-ERROR_LIMIT:]), payload)
+
+
+def _sendable(text: str) -> str:
+    """The text with whatever no encoding has (names of files that are no UTF-8 bring it along) written out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _checked(value: Any, error: BaseException) -> bytes:

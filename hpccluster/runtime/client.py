@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from hpccluster.errors import ClusterClosed, HpcClusterError, StartTimeout
 from hpccluster.protocol import payload
 from hpccluster.protocol.messages import (
     ARGUMENT_LIMIT,
+    INLINE_LIMIT,
     PROTOCOL_VERSION,
     CancelFutures,
     Hello,
@@ -34,12 +36,16 @@ from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
 from hpccluster.runtime.outgoing import Outgoing, TaskEntry, make_key, make_options
-from hpccluster.runtime.structure import find_futures, is_large, pickles_large, replace_futures
+from hpccluster.runtime.structure import find_futures, is_large, is_steady, lighten, rebuild, replace_futures
 from hpccluster.runtime.target import connection_of, module_paths
+from hpccluster.units import format_bytes
 
 log = logging.getLogger("hpccluster.client")
 
 T = TypeVar("T")
+
+BODY_LIMIT = 32 * 1024 * 1024
+"""Bytes of a task's pickled arguments, without what is large enough to be data of its own."""
 
 
 class Client:
@@ -113,7 +119,7 @@ class Client:
         """
         pickled = self._functions.get(function)
         options = make_options(priority, retries, workers, allow_other_workers, resources)
-        body, needs, held = self._pickle(args, kwargs, None)
+        body, needs, held = self._pickle(args, kwargs, {}, {})
         shared = make_key(key, pickled, body, needs, self.name) if key or pure else ""
         number = next(self._numbers)
         record = self._records[number] = FutureRecord(number)
@@ -145,13 +151,14 @@ class Client:
         pickled = self._functions.get(function)
         options = make_options(priority, retries, workers, allow_other_workers, resources)
         futures: list[Future[T]] = []
-        scattered: dict[int, Future[Any]] = {}
+        known: dict[int, Future[Any]] = {}
+        steady = all(map(is_steady, iterables))
         records, name, say = self._records, pickled.name, self._say
         for position, args in enumerate(zip(*iterables, strict=False)):
-            body, needs, held = self._pickle(args, kwargs, scattered)
+            body, needs, held = self._pickle(args, kwargs, known if steady else {}, known)
             shared = ""
             if key or pure:
-                own = f"{key}-{position}" if isinstance(key, str) and key else key[position] if key else None
+                own = _key_at(key, position)
                 shared = make_key(own, pickled, body, needs, self.name)
             number = next(self._numbers)
             record = records[number] = FutureRecord(number)
@@ -169,26 +176,23 @@ class Client:
             raise ValueError(f'errors={errors!r}: "raise" or "skip"')
         found: list[Future[Any]] = []
         find_futures(futures, found)
-        if errors == "skip":
-            for future in found:
-                future._record.wait(timeout)
-            values = dict(self._values([f for f in found if f.status == "finished"], timeout))
-        else:
-            values = dict(self._values(found, timeout))
-        return replace_futures(futures, values)
-
-    def _values(self, futures: list[Future[Any]], timeout: float | None) -> Iterator[tuple[Future[Any], Any]]:
-        stored: list[Future[Any]] = []
         self._check_may_block()
+        return replace_futures(futures, dict(self._values(found, timeout, skip=errors == "skip")))
+
+    def _values(
+        self, futures: list[Future[Any]], timeout: float | None, *, skip: bool
+    ) -> Iterator[tuple[Future[Any], Any]]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        stored: list[Future[Any]] = []
         for future in futures:
-            if future._record.state is FutureState.PENDING and not future._record.wait(timeout):
+            if future._record.state is FutureState.PENDING and not future._record.wait(_left(deadline)):
                 raise TimeoutError(f"{future.key} is not done after {timeout} s")
             if future._record.state is FutureState.STORED:
                 stored.append(future)
-            else:
+            elif not skip or future._record.state is FutureState.FINISHED:
                 yield future, future.result()
         if stored:
-            yield from zip(stored, self._fetch_blocking(stored, timeout), strict=True)
+            yield from zip(stored, self._fetch_blocking(stored, _left(deadline)), strict=True)
 
     def scatter(self, data: Any, *, workers: str | Sequence[str] | None = None, timeout: float | None = 60) -> Any:
         """Put data into the cluster: a list gives a list of futures, a dict a dict of them, anything else one future.
@@ -200,7 +204,7 @@ class Client:
         if isinstance(data, dict):
             return dict(zip(data, self._scatter(list(data.values()), wishes, timeout), strict=True))
         if isinstance(data, list | tuple | set | frozenset):
-            return type(data)(self._scatter(list(data), wishes, timeout))
+            return rebuild(data, self._scatter(list(data), wishes, timeout))
         return self._scatter([data], wishes, timeout)[0]
 
     def _scatter(self, values: list[Any], wishes: list[str], timeout: float | None) -> list[Future[Any]]:
@@ -231,6 +235,7 @@ class Client:
     def cancel(self, futures: Future[Any] | Iterable[Future[Any]]) -> None:
         """Cancel tasks and all that needs them. What has not started never will; a running function goes on unheard."""
         chosen = [futures] if isinstance(futures, Future) else list(futures)
+        self._check_own(chosen)
         self._say(CancelFutures([future._record.id for future in chosen]))
         for future in chosen:
             self._loop.call_soon_threadsafe(future._record.settle, FutureState.CANCELLED, None)
@@ -299,39 +304,45 @@ class Client:
             raise RuntimeError("a blocking call from hpccluster's own loop thread would wait for itself: await instead")
 
     def _pickle(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], scattered: dict[int, Future[Any]] | None
-    ) -> tuple[bytes, list[int], list[Future[Any]]]:
-        """Arguments as bytes, and the futures inside with their numbers; what is large becomes a future of its own."""
-        if any(map(is_large, args)) or (kwargs and any(map(is_large, kwargs.values()))):
-            args, kwargs = self._lighten(args, kwargs, is_large, scattered)
-        body, found = payload.dump_arguments(args, kwargs)
-        if len(body) > ARGUMENT_LIMIT:
-            args, kwargs = self._lighten(args, kwargs, pickles_large, scattered)
-            body, found = payload.dump_arguments(args, kwargs)
-        if not found:
-            return body, [], found
-        for future in found:
-            if future._client is not self:
-                raise ValueError(f"{future!r} belongs to another client")
-        return body, [future._record.id for future in found], found
-
-    def _lighten(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        is_large: Callable[[Any], bool],
-        scattered: dict[int, Future[Any]] | None,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        seen = {} if scattered is None else scattered
+        known_args: dict[int, Future[Any]],
+        known_kwargs: dict[int, Future[Any]],
+    ) -> tuple[bytes, list[int], list[Future[Any]]]:
+        """Arguments as bytes, and the futures inside with their numbers; what is large becomes a future of its own."""
 
-        def light(value: Any) -> Any:
-            if not is_large(value):
-                return value
-            if id(value) not in seen:
-                seen[id(value)] = self._scatter([value], [], 60)[0]
-            return seen[id(value)]
+        def scatter(value: Any) -> Future[Any]:
+            return self._scatter([value], [], 60)[0]
 
-        return tuple(map(light, args)), {name: light(value) for name, value in kwargs.items()}
+        def light(limit: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return (
+                tuple(lighten(value, limit, scatter, known_args) for value in args),
+                {name: lighten(value, limit, scatter, known_kwargs) for name, value in kwargs.items()},
+            )
+
+        if any(map(is_large, args)) or (kwargs and any(map(is_large, kwargs.values()))):
+            args, kwargs = light(None)
+        body, found = payload.dump_arguments(args, kwargs)
+        for limit in (ARGUMENT_LIMIT // 2, INLINE_LIMIT):  # the few largest, or many of some size
+            if len(body) <= ARGUMENT_LIMIT:
+                break
+            args, kwargs = light(limit)
+            body, found = payload.dump_arguments(args, kwargs)
+        if len(body) > BODY_LIMIT:
+            raise ValueError(
+                f"the arguments of one task take {format_bytes(len(body))}, in pieces too small to be data of their own (the "
+                f"limit is {format_bytes(BODY_LIMIT)}): give them as one list, or client.scatter() that and give its future"
+            )
+        if not found:
+            return body, [], found
+        self._check_own(found)
+        return body, [future._record.id for future in found], found
+
+    def _check_own(self, futures: Iterable[Future[Any]]) -> None:
+        for future in futures:
+            if future._client is not self:
+                raise ValueError(f"{future!r} belongs to another client")
 
     def _say(self, entry: TaskEntry | Message) -> None:
         if self._closed is not None:
@@ -340,6 +351,7 @@ class Client:
 
     def _release(self, record: FutureRecord) -> None:
         self._released.append(record.id)
+        self._loop.call_soon_threadsafe(record.settle, FutureState.CANCELLED, None)  # whoever waits for it
         self._loop.call_soon_threadsafe(self._outgoing.tidy)
 
     def _call_back(self, callback: Callable[[Future[T]], object], future: Future[T]) -> None:
@@ -349,8 +361,8 @@ class Client:
 
     def _fetch_blocking(self, futures: list[Future[Any]], timeout: float | None) -> list[Any]:
         self._check_may_block()
-        link = self._live()
-        outcomes = sync.run(_all([link.fetch(future._record) for future in futures]), timeout)
+        fetches = [future._client._live().fetch(future._record) for future in futures]  # numbers are each client's own
+        outcomes = sync.run(_all(fetches), timeout)
         for future, (error, _) in zip(futures, outcomes, strict=True):
             if error is not None:
                 raise future._error() if future._record.state is not FutureState.STORED else error
@@ -389,6 +401,22 @@ class Client:
         )
         self._closed = ClusterClosed(text)
         self._settle_all(self._closed, tell=False)
+
+
+def _key_at(key: str | Sequence[str] | None, position: int) -> str | None:
+    """The key of the element at ``position`` of a `map`."""
+    if not key:
+        return None
+    if isinstance(key, str):
+        return f"{key}-{position}"
+    if position >= len(key):
+        raise ValueError(f"map() was given {len(key)} keys, and more elements than that")
+    return key[position]
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds up to ``deadline``."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 async def _all(work: Sequence[Any]) -> list[Any]:

@@ -40,7 +40,8 @@ class PickledFunction:
                 self._names = tuple(dict.fromkeys(n for n in _names(function.__code__) if n in function.__globals__))
                 self._captured = _shallow(function, self._names)
         self.id, self.body = payload.dump_function(function)
-        self.name = getattr(function, "__name__", None) or type(function).__name__
+        name = getattr(function, "__name__", None)
+        self.name = name if name and type(name) is str else type(function).__name__
         if len(self.body) > FUNCTION_LIMIT:
             raise ValueError(
                 f"{self.name}() takes {format_bytes(len(self.body))} with it, globals or variables of enclosing functions: give "

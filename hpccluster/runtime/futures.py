@@ -75,8 +75,14 @@ class FutureRecord:
             for watcher in watchers:
                 watcher()
 
-    def watch(self, watcher: Callable[[], object]) -> None:
-        """Have ``watcher`` called once when it is done; at once if it is. May be called from any thread."""
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], object]:
+        """Have ``watcher`` called once when it is done; at once if it is. May be called from any thread.
+
+        Returns what `unwatch` takes.
+        """
+        if self.state is not FutureState.PENDING:
+            watcher()
+            return watcher
         once = _Once(watcher)
         with _watching:
             watchers = self.watchers
@@ -86,6 +92,13 @@ class FutureRecord:
                 watchers.append(once)
         if self.state is not FutureState.PENDING:  # it may have been settled before the watcher was in the list
             once()
+        return once
+
+    def unwatch(self, watcher: Callable[[], object]) -> None:
+        """Forget a watcher: whoever waits again and again for one of many must not leave one behind each time."""
+        with _watching:
+            if self.watchers is not None:  # a list of its own: `settle` may be going through the old one
+                self.watchers = [other for other in self.watchers if other is not watcher]
 
     def wait(self, timeout: float | None) -> bool:
         """Block until it is done; false after ``timeout`` seconds."""
@@ -93,22 +106,30 @@ class FutureRecord:
             return True
         done = threading.Lock()
         done.acquire()
-        self.watch(done.release)
-        return done.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        watcher = self.watch(done.release)
+        if done.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return True
+        self.unwatch(watcher)
+        return False
 
 
 class _Once:
-    """Calls its target the first time only: a watcher may be found both by `settle` and by `watch`."""
+    """Calls its target the first time only: a watcher may be found both by `settle` and by `watch`.
+
+    It lets go of its target then: where `settle` was just over, it stays in a list, and would hold the future for ever.
+    """
 
     __slots__ = ("_called", "_target")
 
     def __init__(self, target: Callable[[], object]) -> None:
-        self._target = target
+        self._target: Callable[[], object] | None = target
         self._called = threading.Lock()
 
     def __call__(self) -> None:
         if self._called.acquire(blocking=False):
-            self._target()
+            target, self._target = self._target, None
+            assert target is not None
+            target()
 
 
 class Future(Generic[T]):
@@ -159,7 +180,11 @@ class Future(Generic[T]):
                 raise TimeoutError(f"{self.key} is not done after {timeout} s")
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         if record.state is FutureState.FINISHED:
-            return payload.loads(record.outcome)  # type: ignore[no-any-return]
+            try:
+                return payload.loads(record.outcome)  # type: ignore[no-any-return]
+            except Exception as error:
+                error.add_note(f"while unpickling the result of {self.key}")
+                raise
         if record.state is FutureState.STORED:
             return self._client._fetch_blocking([self], timeout)[0]  # type: ignore[no-any-return]
         raise self._error()
@@ -262,21 +287,23 @@ def wait(
     everything = [futures] if isinstance(futures, Future) else list(dict.fromkeys(futures))
     deadline = None if timeout is None else time.monotonic() + timeout
     settled: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-    left = 0
-    for future in everything:
-        left += 1
-        future._record.watch(_Putter(settled, future))
-    while left:
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            future = settled.get(timeout=remaining)
-        except queue.Empty:
-            raise TimeoutError(f"{left} of {len(everything)} futures are not done after {timeout} s") from None
-        left -= 1
-        if return_when == "FIRST_COMPLETED":
-            break
-        if return_when == "FIRST_EXCEPTION" and future.status != "finished":
-            break
+    watchers = [(future._record, future._record.watch(_Putter(settled, future))) for future in everything]
+    left = len(watchers)
+    try:
+        while left:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                future = settled.get(timeout=remaining)
+            except queue.Empty:
+                raise TimeoutError(f"{left} of {len(everything)} futures are not done after {timeout} s") from None
+            left -= 1
+            if return_when == "FIRST_COMPLETED":
+                break
+            if return_when == "FIRST_EXCEPTION" and future.status != "finished":
+                break
+    finally:
+        for record, watcher in watchers if left else ():
+            record.unwatch(watcher)
     done = {future for future in everything if future.done()}
     return DoneAndNotDone(done, set(everything) - done)
 

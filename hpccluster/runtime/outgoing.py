@@ -19,6 +19,8 @@ from hpccluster.runtime.futures import FutureRecord
 TASKS_PER_MESSAGE = 1000
 BYTES_PER_MESSAGE = 256 * 1024
 KEY_LIMIT = 1000
+LARGEST = 1 << 31
+"""No priority and no number of retries is beyond it."""
 PLAIN = TaskOptions()
 
 TaskEntry: TypeAlias = tuple[int, PickledFunction, bytes, list[int], str, TaskOptions]
@@ -143,13 +145,22 @@ def make_key(key: str | None, function: PickledFunction, arguments: bytes, needs
     Futures inside the arguments are numbered per client, so that such a key is a client's own. Raises `ValueError`.
     """
     if key is not None:
-        if not isinstance(key, str) or len(key) > KEY_LIMIT:
-            raise ValueError(f"a key is a text of at most {KEY_LIMIT} characters")
+        if not isinstance(key, str) or len(key) > KEY_LIMIT or not is_unicode(key):
+            raise ValueError(f"key={key!r:.100}: a key is a text of at most {KEY_LIMIT} characters of Unicode")
         return key
     digest = hashlib.blake2b(function.id + arguments, digest_size=16)
     if needs:
         digest.update(f"{client} {needs}".encode())
     return f"{function.name}-{digest.hexdigest()}"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be sent: half a surrogate pair, as in names of files that are no UTF-8, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def make_options(
@@ -159,9 +170,15 @@ def make_options(
     allow_other_workers: bool,
     resources: Mapping[str, float] | None,
 ) -> TaskOptions:
-    """The options of `Client.submit` as they travel; one object for all that ask for nothing."""
+    """The options of `Client.submit` as they travel; one object for all that ask for nothing. Raises `ValueError`."""
     if not priority and not retries and not workers and not resources:
         return PLAIN
     names = [workers] if isinstance(workers, str) else list(workers or ())
+    for name in names:
+        if not isinstance(name, str) or not is_unicode(name):
+            raise ValueError(f"workers={workers!r:.100}: names, addresses, hosts or jobs of workers, as text")
+    for word, number in (("priority", priority), ("retries", retries)):
+        if not -LARGEST <= int(number) <= LARGEST:
+            raise ValueError(f"{word}={number}: a number of at most {LARGEST:,}")
     needs = {name: float(amount) for name, amount in (resources or {}).items()}
     return TaskOptions(int(priority), int(retries), names, bool(allow_other_workers), needs)

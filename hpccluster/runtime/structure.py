@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 from hpccluster.protocol import payload
@@ -22,11 +23,37 @@ def is_large(value: Any) -> bool:
     return isinstance(size, int) and size > ARGUMENT_LIMIT
 
 
-def pickles_large(value: Any) -> bool:
-    """Whether a value turns out to be large when it is pickled."""
-    if isinstance(value, Future):
-        return False
-    return len(payload.dump_arguments((value,), {})[0]) > ARGUMENT_LIMIT // 2
+def lighten(value: Any, limit: int | None, scatter: Callable[[Any], Future[Any]], known: dict[int, Future[Any]]) -> Any:
+    """``value``, with data references in place of what is over ``limit`` bytes (None: of what is known to be large).
+
+    What holds futures itself has to travel with its task: it is looked into. ``known``: what has been scattered, by
+    identity, so that each of these objects must live, unchanged, as long as the dictionary.
+    """
+    if type(value) in _SMALL:
+        return value
+    if id(value) in known:
+        return known[id(value)]
+    holds_futures = False
+    if not is_large(value):
+        if limit is None:
+            return value
+        body, inside = payload.dump_arguments((value,), {})
+        if len(body) <= limit:
+            return value
+        holds_futures = bool(inside)
+    if not holds_futures:
+        known[id(value)] = future = scatter(value)
+        return future
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(lighten(item, limit, scatter, known) for item in value)
+    if type(value) is dict:
+        return {key: lighten(item, limit, scatter, known) for key, item in value.items()}
+    return value
+
+
+def is_steady(iterable: Any) -> bool:
+    """Whether its elements live, and no code of the user's runs between two of them, while it is iterated over."""
+    return type(iterable) in (list, tuple, range, repeat)
 
 
 def find_futures(item: Any, found: list[Future[Any]]) -> None:
@@ -50,8 +77,15 @@ def replace_futures(item: Any, values: Mapping[Future[Any], Any]) -> Any:
     if isinstance(item, dict):
         return {key: replace_futures(value, values) for key, value in item.items() if not _skipped(value, values)}
     if isinstance(item, list | tuple | set | frozenset):
-        return type(item)(replace_futures(value, values) for value in item if not _skipped(value, values))
+        return rebuild(item, [replace_futures(value, values) for value in item if not _skipped(value, values)])
     return item
+
+
+def rebuild(like: Any, items: list[Any]) -> Any:
+    """A container like ``like`` of other items; a named tuple that lost some is a plain one."""
+    if isinstance(like, tuple) and hasattr(like, "_fields"):
+        return type(like)(*items) if len(items) == len(like) else tuple(items)
+    return type(like)(items)
 
 
 def _skipped(item: Any, values: Mapping[Future[Any], Any]) -> bool:

@@ -262,6 +262,8 @@ def test_a_future_that_nobody_holds_is_forgotten(client: Client) -> None:
     before = client.scheduler_info()["tasks"]["known"]
     futures = client.map(double, range(100))
     wait(futures, timeout=20)
+    wait(futures, timeout=20)  # nor does it hold them where they were done before
+    assert sum(future.done() for future in as_completed(futures)) == 100
     del futures
     gc.collect()
     wait_until(lambda: client.scheduler_info()["tasks"]["known"] <= before, "forgotten tasks")

@@ -52,3 +52,18 @@ def test_no_watcher_is_lost_or_called_twice_when_threads_race(threads: int) -> N
     for thread in watchers:
         thread.join()
     assert sorted(calls) == list(range(threads))
+
+
+def test_who_waits_again_and_again_leaves_nothing_behind() -> None:
+    record, calls = FutureRecord(1), []
+    record.watch(lambda: calls.append("stays"))
+    gone = record.watch(lambda: calls.append("gone"))
+    for _ in range(3):
+        assert not record.wait(0)
+    record.unwatch(gone)
+    assert record.watchers is not None
+    assert len(record.watchers) == 1
+    record.settle(FutureState.FINISHED, b"")
+    assert calls == ["stays"]
+    record.watch(lambda: calls.append("late"))
+    assert not record.watchers

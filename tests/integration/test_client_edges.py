@@ -1,0 +1,159 @@
+"""What users give a client that is too large, too many, odd, or not its own: right results, or an error at the edge."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from hpccluster import Client, LocalCluster
+from hpccluster.errors import TaskCancelled
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=2) as cluster:
+        cluster.wait_for_workers(2, timeout=30)
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster) as client:
+        yield client
+        assert client.submit(pow, 2, 3).result(timeout=10) == 8  # it is as good as before
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_large_elements_of_a_generator_are_not_taken_for_one_another(client: Client) -> None:
+    futures = client.map(max, (bytes([n]) * 2_000_000 for n in range(8)))  # each is gone when the next one is made
+    assert client.gather(futures, timeout=30) == list(range(8))
+
+
+def test_a_buffer_that_a_generator_fills_anew_is_sent_as_it_is_each_time(client: Client) -> None:
+    def filled() -> Iterator[Any]:
+        buffer = np.zeros(300_000)
+        for number in range(4):
+            buffer[:] = number
+            yield buffer
+
+    assert client.gather(client.map(np.max, filled()), timeout=30) == [0, 1, 2, 3]
+
+
+def test_an_element_that_comes_again_in_a_list_is_sent_once(client: Client) -> None:
+    large = bytes(2_000_000)
+    before = client.scheduler_info()["tasks"]["known"]
+    futures = client.map(len, [large] * 20)
+    assert client.gather(futures, timeout=30) == [len(large)] * 20
+    assert client.scheduler_info()["tasks"]["known"] - before <= 21
+
+
+def test_many_arguments_of_some_size_are_more_than_a_message_and_arrive(client: Client) -> None:
+    def sizes(*args: bytes) -> int:
+        return sum(map(len, args))
+
+    assert client.submit(sizes, *(bytes([n]) * 500_000 for n in range(150))).result(timeout=30) == 75_000_000
+
+
+def test_tiny_arguments_without_end_are_refused_with_what_to_do(client: Client) -> None:
+    with pytest.raises(ValueError, match="give them as one list"):
+        client.submit(max, *(bytes(600) for _ in range(60_000)))
+
+
+def test_futures_beside_something_large_in_one_argument(client: Client) -> None:
+    def describe(parts: dict[str, Any]) -> tuple[int, list[int]]:
+        return len(parts["large"]), parts["small"]
+
+    small = [client.submit(pow, 2, n) for n in range(3)]
+    future = client.submit(describe, {"large": bytes(3_000_000), "small": small})
+    assert future.result(timeout=20) == (3_000_000, [1, 2, 4])
+
+
+def test_so_many_futures_in_one_argument_that_they_alone_are_large(client: Client) -> None:
+    one = client.submit(abs, -1)
+    assert client.submit(sum, [one] * 200_000).result(timeout=50) == 200_000
+
+
+def test_a_gathered_future_of_another_client_is_not_taken_for_ones_own(client: Client, cluster: LocalCluster) -> None:
+    with Client(cluster) as other:
+        mine = [client.submit(str.__mul__, "m", 100_000 + n) for n in range(5)]
+        theirs = [other.submit(str.__mul__, "t", 100_000 + n) for n in range(5)]
+        assert client.gather([*theirs, *mine], timeout=20) == [
+            letter * (100_000 + n) for letter in "tm" for n in range(5)
+        ]
+        with pytest.raises(ValueError, match="another client"):
+            client.cancel(theirs)
+
+
+def test_named_tuples_keep_their_shape(client: Client) -> None:
+    scattered = client.scatter(Pair(1, bytes(100_000)))
+    assert isinstance(scattered, Pair)
+    assert client.gather(scattered, timeout=20) == Pair(1, bytes(100_000))
+
+
+def test_the_time_out_of_gather_is_for_all_together(client: Client) -> None:
+    with pytest.raises(TimeoutError):
+        client.gather(client.map(time.sleep, [0.3] * 40), timeout=0.5)
+
+
+def test_whoever_waits_for_a_future_that_is_released_hears_of_it(client: Client) -> None:
+    future = client.submit(time.sleep, 5)
+    releasing = threading.Timer(0.1, future.release)
+    releasing.start()
+    with pytest.raises(TaskCancelled):
+        future.result(timeout=4)
+    releasing.join()
+
+
+def name_of_no_encoding() -> None:
+    raise FileNotFoundError("data-\udcff.csv")
+
+
+def test_an_error_whose_text_no_encoding_has_is_still_the_tasks_error(client: Client) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.submit(name_of_no_encoding).result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda c: c.submit(abs, 1, key="\ud800"), "key="),
+        (lambda c: c.submit(abs, 1, priority=1 << 70), "priority="),
+        (lambda c: c.submit(abs, 1, retries=1 << 70), "retries="),
+        (lambda c: c.submit(abs, 1, workers=[3]), "workers="),
+        (lambda c: c.map(abs, [1, 2, 3], key=["one"]), "1 keys"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_at_the_edge(client: Client, call: Callable[[Client], Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        call(client)
+
+
+def test_a_callable_with_an_odd_name(client: Client) -> None:
+    odd = partial(abs)
+    odd.__name__ = 3  # type: ignore[attr-defined]
+    assert client.submit(odd, -1).result(timeout=20) == 1
+
+
+def does_not_load() -> Any:
+    raise ValueError("not here")
+
+
+class LoadsNowhere:
+    def __reduce__(self) -> Any:
+        return does_not_load, ()
+
+
+def test_a_result_that_cannot_be_unpickled_says_whose_it_is(client: Client) -> None:
+    with pytest.raises(ValueError, match="not here") as raised:
+        client.submit(LoadsNowhere).result(timeout=20)
+    assert "LoadsNowhere-" in "".join(raised.value.__notes__)

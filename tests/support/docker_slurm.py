@@ -7,6 +7,7 @@ when the tests are killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -245,18 +246,32 @@ class DockerSlurm:
     def mend(self) -> None:
         """Whatever has befallen the nodes, they serve again."""
         for node in NODES:
-            container = self.container(node)
-            if container.status == "running" and container.attrs["NetworkSettings"]["Networks"]:
-                continue
-            if container.status == "paused":
-                container.unpause()
-            if container.status == "exited":
-                container.start()
-            if not container.attrs["NetworkSettings"]["Networks"]:
-                self.reconnect(node)
-            # a daemon that slept does not know what it has missed: let it register
-            self.run(node, ["pkill", "--signal=HUP", "--exact", "slurmd"], user="root")
+            if self._repair(self.container(node), node):
+                # a daemon that slept does not know what it has missed: let it register
+                self.run(node, ["pkill", "--signal=HUP", "--exact", "slurmd"], user="root")
+        for node in NODES:
+            wait_until(functools.partial(self._is_back, node), f"{node} is back", timeout=READY)
         self.wait_until_ready()
+
+    def _repair(self, container: Container, node: str) -> bool:
+        """Undo what has befallen a node; False where nothing has."""
+        cut_off = not container.attrs["NetworkSettings"]["Networks"]
+        if container.status == "running" and not cut_off:
+            return False
+        if container.status == "paused":
+            container.unpause()
+        if container.status == "exited":
+            container.start()
+        if cut_off:
+            self.reconnect(node)
+        return True
+
+    def _is_back(self, node: str) -> bool:
+        state = self.state_of(node)
+        # Slurm drains a node on which a requeued job meets its former self
+        if state.startswith("drain"):
+            self.admin("scontrol", "update", f"nodename={node}", "state=resume")
+        return state in ("idle", "mixed", "allocated", "completing")
 
 
 def _compose() -> list[str]:

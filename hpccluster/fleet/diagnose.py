@@ -152,7 +152,8 @@ def exit_code(job: DeadJob) -> int | None:
     """What the batch system says, or else the job's own script."""
     if job.status.exit_code is not None or job.status.signal is not None:
         return job.status.exit_code
-    return max((int(match[1]) for match in _EXIT_CODE.finditer(job.log)), default=None)
+    told = [int(match[1]) for match in _EXIT_CODE.finditer(job.log)]
+    return max([*told, 127] if _MISSING_PYTHON.search(job.log) else told, default=None)
 
 
 def _by_status(job: DeadJob) -> Cause | None:

@@ -117,6 +117,25 @@ def test_a_log_directory_that_nodes_cannot_write_to_is_explained(pbs: FakePBS, s
     assert "log_directory=" in said["text"]
 
 
+def test_without_a_history_and_with_output_that_pbs_keeps_a_missing_python_is_named(
+    pbs: FakePBS, site: PBSSite
+) -> None:
+    pbs.history = pbs.writes_at_once = False
+    said = site.run(
+        """
+        with make(python="/opt/none/bin/python") as cluster:
+            cluster.scale(1)
+            try:
+                cluster.wait_for_workers(1, timeout=40)
+            except HpcClusterError as error:
+                say(code=error.code, details=error.details)
+        """
+    )
+    assert said["code"] == "HPC-JOB-PYTHON-MISSING"
+    assert said["details"]["exit_code"] == 127
+    assert said["details"]["stage"] == "prologue"
+
+
 def test_without_a_history_the_log_says_why_a_job_died(pbs: FakePBS, site: PBSSite) -> None:
     pbs.history = False
     said = site.run(

@@ -180,3 +180,5 @@ def test_exit_code_of_a_forgotten_job_is_what_its_script_says() -> None:
     assert error.details["exit_code"] == 75
     assert "cause unknown, exit code 75 (says its log)" in str(error)
     assert died(log(4, "hpccluster: workers ended with exit code 75"), exit_code=76).details["exit_code"] == 76
+    error = died(log(2, "hpccluster: python not found: /opt/none/bin/python"), JobState.ABSENT)
+    assert (error.code, error.details["exit_code"]) == ("HPC-JOB-PYTHON-MISSING", 127)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from hpccluster.errors import LocalProtocolError, RemoteProtocolError
+from hpccluster.protocol.framing import Kind, header
 from hpccluster.protocol.messages import (
     ClientToScheduler,
     DataMessage,
@@ -72,6 +73,12 @@ def encode_batches(messages: Iterable[Message]) -> list[bytes]:
     if parts:
         bodies.append(_array_header(len(parts)) + b"".join(parts))
     return bodies
+
+
+def check_sendable(message: Message) -> None:
+    """Raise `LocalProtocolError` where the message cannot go over a control channel, which would end with it."""
+    (body,) = encode_batches([message])
+    header(Kind.CONTROL, len(body))
 
 
 def _array_header(length: int) -> bytes:

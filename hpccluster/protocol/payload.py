@@ -112,18 +112,25 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
 
 
 def dump_frames(value: Any) -> list[bytes | memoryview]:
-    """Pickle with buffers out of band: the pickle and then each buffer, uncopied."""
+    """Pickle with large buffers out of band: the pickle and then each of them, uncopied."""
     buffers: list[pickle.PickleBuffer] = []
+
+    def is_small(buffer: pickle.PickleBuffer) -> bool:
+        if memoryview(buffer).nbytes < _FLAT_LIMIT:
+            return True  # in band: a million small arrays are not a million frames
+        buffers.append(buffer)
+        return False
+
     if type(value) in _FLAT and len(value) >= _FLAT_LIMIT:
         value = _Flat(value)
     try:
-        head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        head = pickle.dumps(value, protocol=5, buffer_callback=is_small)
         by_name = b"__main__" in head
     except (pickle.PicklingError, AttributeError, TypeError):
         by_name = True
     if by_name:
         buffers.clear()
-        head = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        head = cloudpickle.dumps(value, protocol=5, buffer_callback=is_small)
     try:
         return [head, *(buffer.raw() for buffer in buffers)]
     except BufferError:  # not contiguous: in band then

@@ -30,6 +30,8 @@ ANSWER_TIME = 120.0
 """Seconds in which a holder must begin to answer: it may have to pickle something huge first."""
 THREAD_SIZE = 1024 * 1024
 """Values over this many bytes are (un)pickled in a thread, so that the loop goes on."""
+TASKS_PER_REQUEST = 10_000
+"""More are asked for one request after the other: a request is one small frame."""
 CONNECTIONS = 16
 """Transfers at once, over all peers."""
 CONNECTIONS_PER_PEER = 2
@@ -198,14 +200,15 @@ class DataFetcher:
 
         Raises `CommError` if the holder cannot be reached, or is lost on the way: what was given stays good.
         """
-        left = list(tasks)
         async with self._connection(address) as connection:
-            await connection.send(GetData(left))
-            for task in left:
-                header = await self._answer(connection)
-                if not isinstance(header, DataHeader) or header.task != task:
-                    raise self._odd(connection, header)
-                receive(task, await connection.receive_frames(header.frames) if header.found else None)
+            for start in range(0, len(tasks), TASKS_PER_REQUEST):
+                asked = list(tasks[start : start + TASKS_PER_REQUEST])
+                await connection.send(GetData(asked))
+                for task in asked:
+                    header = await self._answer(connection)
+                    if not isinstance(header, DataHeader) or header.task != task:
+                        raise self._odd(connection, header)
+                    receive(task, await connection.receive_frames(header.frames) if header.found else None)
 
     async def push(self, address: str, task: int, frames: Frames) -> None:
         """Put data on a worker. Raises `CommError` if it is not stored there."""

@@ -31,6 +31,9 @@ Kept: TypeAlias = dict[tuple[int, int], tuple[Any, int]]
 """Results that stay on this worker, by (task, attempt): each with its size."""
 Deliver: TypeAlias = Callable[[list[TasksDone | TaskFailed], Kept], None]
 
+PORTION = 1 << 20
+"""Results in one message: another is begun when they reach this many bytes, so that frames stay small."""
+
 _Row: TypeAlias = tuple[int, int, bytes | None, int, float, Any]
 
 
@@ -214,11 +217,17 @@ class Executor:
         events: list[TasksDone | TaskFailed] = []
         kept: Kept = {}
         done = self._done
-        if count := len(done):
-            rows = [done.popleft() for _ in range(count)]
+        left = len(done)
+        while left:
+            rows: list[_Row] = []
+            size = 0
+            while left and size < PORTION:
+                left -= 1
+                rows.append(done.popleft())
+                size += len(rows[-1][2] or b"")
             tasks, attempts, payloads, sizes, durations, _ = map(list, zip(*rows, strict=True))
             if None in payloads:
-                kept = {(task, attempt): (value, size) for task, attempt, body, size, _, value in rows if body is None}
+                kept |= {(task, attempt): (value, size) for task, attempt, body, size, _, value in rows if body is None}
             events.append(TasksDone(tasks, attempts, payloads, sizes, durations))
         while self._failed:
             events.append(self._failed.popleft())

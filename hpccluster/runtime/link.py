@@ -175,8 +175,10 @@ class ClientLink:
     async def request(self, operation: str, arguments: dict[str, Any]) -> Any:
         """One question to the head."""
         number = next(self._numbers)
+        question = Request(number, operation, arguments)
+        codec.check_sendable(question)
         try:
-            return await self._ask(self._requests, number, Request(number, operation, arguments))
+            return await self._ask(self._requests, number, question)
         finally:
             self._requests.pop(number, None)
 

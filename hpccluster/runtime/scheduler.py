@@ -294,7 +294,8 @@ class Scheduler:
             if operation is None:
                 known = ", ".join(sorted(self._operations))
                 raise HpcClusterError(f"this cluster cannot answer {request.operation!r} (it knows {known})")
-            result = await operation(request.arguments)
+            reply = Reply(request.id, await operation(request.arguments))
+            codec.check_sendable(reply)
         except HpcClusterError as error:
             channel.send(Failure(request.id, type(error).__name__, error.message, error.code, error.details))
         except Exception as error:  # the top of the shell: a bug of ours must not leave a client waiting
@@ -302,7 +303,7 @@ class Scheduler:
             text = f"internal error in {request.operation!r}: {type(error).__name__}: {error}"
             channel.send(Failure(request.id, "HpcClusterError", text, "", {}))
         else:
-            channel.send(Reply(request.id, result))
+            channel.send(reply)
 
     async def _scheduler_info(self, _: dict[str, Value]) -> Value:
         state = self.state

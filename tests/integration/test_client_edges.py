@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpccluster import Client, LocalCluster
-from hpccluster.errors import TaskCancelled
+from hpccluster.errors import LocalProtocolError, TaskCancelled
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +157,9 @@ def test_a_result_that_cannot_be_unpickled_says_whose_it_is(client: Client) -> N
     with pytest.raises(ValueError, match="not here") as raised:
         client.submit(LoadsNowhere).result(timeout=20)
     assert "LoadsNowhere-" in "".join(raised.value.__notes__)
+
+
+def test_a_question_that_cannot_be_sent_ends_no_connection(client: Client) -> None:
+    for odd in (object(), "x" * 70_000_000):
+        with pytest.raises(LocalProtocolError):
+            client.request("scheduler_info", odd=odd)

@@ -155,6 +155,7 @@ class Core:
             self._bodies.setdefault(worker.name, []).append(
                 FunctionBody(function.number, function.name, function.body, function.paths)
             )
+            size += len(function.body)
         box = self._runs.get(worker.name)
         if box is None:
             self._runs[worker.name] = runs

@@ -26,6 +26,8 @@ BANDWIDTH = 500e6
 """Bytes per second that a transfer between workers is assumed to reach."""
 TURN = 256
 """Tasks that one client gets placed before the next one's turn."""
+DESCRIPTION = 64
+"""Bytes that naming an input and its holders takes, about."""
 STRETCH = 1e-3
 """Seconds of work that a worker is given at a stretch: so short that it makes no difference who gets it."""
 
@@ -249,7 +251,7 @@ def assign(core: Core, tasks: list[TaskRecord], worker: WorkerRecord) -> None:
         dependencies = _NO_DEPENDENCIES
         if task.dependencies:
             dependencies, inline = _describe_inputs(core, task.dependencies)
-            own_size += inline
+            own_size += inline + DESCRIPTION * len(dependencies)
         task.state = ASSIGNED
         task.worker = worker
         task.expected = expected = function.expected + own_size / BANDWIDTH

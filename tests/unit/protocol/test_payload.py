@@ -135,3 +135,12 @@ def test_an_exception_that_cannot_travel_is_told_by_type_and_text(error: Excepti
 def test_functions_of_equal_bytes_have_equal_ids() -> None:
     assert payload.dump_function(len)[0] == payload.dump_function(len)[0]
     assert payload.dump_function(len)[0] != payload.dump_function(max)[0]
+
+
+def test_many_small_arrays_are_few_frames() -> None:
+    arrays = [np.full(10, number) for number in range(1000)]
+    frames = payload.dump_frames([*arrays, np.zeros(100_000)])
+    assert len(frames) == 2
+    loaded = payload.load_frames([bytearray(frame) for frame in frames])
+    assert [int(array[0]) for array in loaded[:-1]] == list(range(1000))
+    loaded[0][0] = 5  # as writable as it was

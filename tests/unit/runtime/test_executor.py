@@ -14,6 +14,7 @@ import pytest
 
 from hpccluster.protocol.messages import INLINE_LIMIT, Dependency, FunctionBody, TasksDone
 from hpccluster.protocol.payload import collect, dump_arguments, dump_frames, dumps, load_error
+from hpccluster.runtime.executor import PORTION
 from hpccluster.runtime.results import dump_result
 from support.executor_env import ExecutorEnv, in_loop
 
@@ -45,6 +46,11 @@ class Gate:
     entered = threading.Semaphore(0)
 
 
+def produce(size: int) -> bytes:
+    Gate.entered.release()
+    return bytes(size)
+
+
 def hold() -> str:
     Gate.entered.release()
     Gate.opened.wait(20)
@@ -58,6 +64,17 @@ def _gate() -> None:
 
 
 class TestRunning:
+    def test_what_ends_while_the_loop_is_busy_comes_in_small_messages(self) -> None:
+        async def check(env: ExecutorEnv) -> None:
+            env.executor.execute([env.task(produce, 60_000) for _ in range(100)])
+            for _ in range(100):
+                assert Gate.entered.acquire(timeout=20)  # this is the loop's thread
+            await env.until(100)
+            carried = [sum(len(body or b"") for body in e.payloads) for e in env.events if isinstance(e, TasksDone)]
+            assert max(carried) <= PORTION + 64 * 1024
+
+        in_loop(check)
+
     def test_a_result(self) -> None:
         async def check(env: ExecutorEnv) -> None:
             assert await env.call(add, 1, 2) == 3

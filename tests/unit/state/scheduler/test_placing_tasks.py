@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpccluster.protocol.messages import RunTask, RunTasks, TasksFinished
+from hpccluster.protocol.messages import AddFunctions, RunTask, RunTasks, TasksFinished
 from hpccluster.state.scheduler.core import PORTION
 from hpccluster.state.scheduler.placement import MOST_IN_FLIGHT, TURN
 from hpccluster.testing.scheduler_env import SchedulerEnv
@@ -123,13 +123,26 @@ def test_no_message_grows_large() -> None:
     client, worker = env.client(), env.worker(threads=20)
     tasks = [f"{number}".ljust(PORTION // 4) for number in range(20)]
     client.submit(*tasks, keys={task: task for task in tasks})
-    assert [len(message.tasks) for message in worker.mailbox if isinstance(message, RunTasks)] == [5, 5, 5, 5]
+    # the function comes along with the first
+    assert [len(message.tasks) for message in worker.mailbox if isinstance(message, RunTasks)] == [4, 5, 5, 5, 1]
     worker.read_all()
     worker.finish(*tasks)
     client.submit(*[f"again {task}" for task in tasks], keys={f"again {task}": task for task in tasks})
     finished = [len(message.futures) for message in client.mailbox if isinstance(message, TasksFinished)]
     assert sum(finished) == 40
     assert max(finished) <= 5
+
+
+def test_functions_count_in_what_makes_a_message_large() -> None:
+    env = SchedulerEnv(latency=True)
+    client = env.client()
+    functions = [f"{number}".ljust(PORTION // 4) for number in range(20)]
+    for number, function in enumerate(functions):
+        client.submit(f"t{number}", function=function)
+    worker = env.worker(threads=20)
+    sent = [len(message.functions) for message in worker.mailbox if isinstance(message, AddFunctions)]
+    assert sum(sent) == 20
+    assert max(sent) <= 5
 
 
 def test_higher_priority_runs_earlier(env: SchedulerEnv) -> None:

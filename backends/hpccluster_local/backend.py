@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from hpccluster.backend.base import Backend, JobLauncher
 from hpccluster.backend.runner import read_tail
-from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
+from hpccluster.backend.template import TemplateContext, load_template, render_template
 from hpccluster.errors import SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
@@ -79,25 +79,7 @@ class LocalBackend(Backend):
         return load_template(TEMPLATE, self.options.template)
 
     def render(self, spec: JobSpec) -> str:
-        context = TemplateContext(
-            shebang=self.options.shebang,
-            name=spec.name,
-            cluster=spec.cluster,
-            name_prefix=f"hpc-{spec.cluster}-",
-            comment=spec.comment,
-            command=spec.command,
-            environment=spec.environment,
-            prologue=script_lines(self.options.job_script_prologue),
-            epilogue=script_lines(self.options.job_script_epilogue),
-            cores=spec.resources.cores,
-            processes=spec.resources.processes,
-            threads=spec.resources.threads,
-            gpus=spec.resources.gpus,
-            memory_bytes=spec.resources.memory,
-            walltime_seconds=spec.walltime,
-            log_path=spec.log_path,
-            working_directory=spec.working_directory,
-        )
+        context = TemplateContext.of(spec, self.options)
         return render_template(self._template, context, source=self.options.template or TEMPLATE)
 
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:

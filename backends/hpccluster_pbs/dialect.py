@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpccluster.backend.dialect import CommandResult, Dialect
-from hpccluster.backend.template import TemplateContext, script_lines
+from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError, ConfigError, PollFailed
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
@@ -124,24 +124,11 @@ class PBSDialect(Dialect[PBSOptions]):
         keep_files = "" if is_torque else text("keep_files", "oed")
         is_live = bool(keep_files) or log_path == "/dev/null"
         resources, total_memory = resources_of(spec, options, self.flavour)
-        return PBSContext(
-            shebang=options.shebang,
+        return PBSContext.of(
+            spec,
+            options,
             name=_safe("name", spec.name, _JOB_NAME),
-            cluster=spec.cluster,
-            name_prefix=f"hpc-{spec.cluster}-",
-            comment=spec.comment,
-            command=spec.command,
-            environment=spec.environment,
-            prologue=script_lines(options.job_script_prologue),
-            epilogue=script_lines(options.job_script_epilogue),
-            cores=spec.resources.cores,
-            processes=spec.resources.processes,
-            threads=spec.resources.threads,
-            gpus=spec.resources.gpus,
-            memory_bytes=spec.resources.memory,
-            walltime_seconds=spec.walltime,
             log_path=log_path,
-            working_directory=spec.working_directory,
             queue=text("queue", options.queue),
             account=text("account", options.account),
             project=text("project", options.project),

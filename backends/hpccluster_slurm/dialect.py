@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpccluster.backend.dialect import CommandResult, Dialect
-from hpccluster.backend.template import TemplateContext, script_lines
+from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError, ConfigError, PollFailed
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
@@ -112,22 +112,11 @@ class SlurmDialect(Dialect[SlurmOptions]):
         def number(name: str, value: int) -> int:
             return 0 if name in left_out else value
 
-        return SlurmContext(
-            shebang=options.shebang,
+        return SlurmContext.of(
+            spec,
+            options,
             name=_safe("name", spec.name, _JOB_NAME),
-            cluster=spec.cluster,
-            name_prefix=f"hpc-{spec.cluster}-",
             comment=text("comment", _safe("comment", spec.comment, _COMMENT)),
-            command=spec.command,
-            environment=spec.environment,
-            prologue=script_lines(options.job_script_prologue),
-            epilogue=script_lines(options.job_script_epilogue),
-            cores=spec.resources.cores,
-            processes=spec.resources.processes,
-            threads=spec.resources.threads,
-            gpus=spec.resources.gpus,
-            memory_bytes=spec.resources.memory,
-            walltime_seconds=spec.walltime,
             log_path=_path("log_directory", spec.log_path or "/dev/null").replace(
                 "%", "%%"
             ),  # sbatch expands %j and the like

@@ -26,7 +26,7 @@ from hpccluster.backend.base import Backend, CredentialWay
 from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
 from hpccluster.backend.runner import Runner, RunningCommand, read_tail
-from hpccluster.backend.template import TemplateContext, load_template, render_template, script_lines
+from hpccluster.backend.template import TemplateContext, load_template, render_template
 from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
@@ -129,26 +129,7 @@ class SSHBackend(Backend):
 
     def _render(self, spec: JobSpec, host: HostOptions) -> str:
         spec = self._on(spec, host)
-        context = SSHContext(
-            shebang=self.options.shebang,
-            name=spec.name,
-            cluster=spec.cluster,
-            name_prefix=f"hpc-{spec.cluster}-",
-            comment=spec.comment,
-            command=spec.command,
-            environment=spec.environment,
-            prologue=script_lines(self.options.job_script_prologue),
-            epilogue=script_lines(self.options.job_script_epilogue),
-            cores=spec.resources.cores,
-            processes=spec.resources.processes,
-            threads=spec.resources.threads,
-            gpus=spec.resources.gpus,
-            memory_bytes=spec.resources.memory,
-            walltime_seconds=spec.walltime,
-            log_path=spec.log_path,
-            working_directory=spec.working_directory,
-            silence=self._silence,
-        )
+        context = SSHContext.of(spec, self.options, silence=self._silence)
         return render_template(self._template, context, source=self.options.template or TEMPLATE)
 
     def _on(self, spec: JobSpec, host: HostOptions) -> JobSpec:

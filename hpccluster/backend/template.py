@@ -21,13 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from hpccluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
+
+    from hpccluster.backend.options import JobOptions
+    from hpccluster.job import JobSpec
 
 _PACKAGE = "hpccluster_templates"
 _FORBIDDEN = re.compile("[\n\r\0\ud800-\udfff]")
@@ -68,6 +71,30 @@ class TemplateContext:
     """Where the job's output goes; empty where the batch system decides."""
     working_directory: str
     """Where the job starts; empty for where it is submitted from."""
+
+    @classmethod
+    def of(cls, spec: JobSpec, options: JobOptions, **more: Any) -> Self:
+        """What is the same for every batch system, with ``more``: a dialect's own names, or other values for these."""
+        values: dict[str, Any] = {
+            "shebang": options.shebang,
+            "name": spec.name,
+            "cluster": spec.cluster,
+            "name_prefix": f"hpc-{spec.cluster}-",
+            "comment": spec.comment,
+            "command": spec.command,
+            "environment": spec.environment,
+            "prologue": script_lines(options.job_script_prologue),
+            "epilogue": script_lines(options.job_script_epilogue),
+            "cores": spec.resources.cores,
+            "processes": spec.resources.processes,
+            "threads": spec.resources.threads,
+            "gpus": spec.resources.gpus,
+            "memory_bytes": spec.resources.memory,
+            "walltime_seconds": spec.walltime,
+            "log_path": spec.log_path,
+            "working_directory": spec.working_directory,
+        }
+        return cls(**values | more)
 
 
 def load_template(name: str, path: str | None = None) -> Template:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hpccluster.backend.dialect import CommandResult, Dialect
 from hpccluster.backend.refusal import Refusal
-from hpccluster.backend.template import TemplateContext, script_lines
+from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed, PollFailed
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
@@ -67,25 +67,7 @@ class TaskSpoolerDialect(Dialect[TaskSpoolerOptions]):
         self._node = node
 
     def context(self, spec: JobSpec, options: TaskSpoolerOptions) -> TemplateContext:
-        return TemplateContext(
-            shebang=options.shebang,
-            name=spec.name,
-            cluster=spec.cluster,
-            name_prefix=f"hpc-{spec.cluster}-",
-            comment=spec.comment,
-            command=spec.command,
-            environment=spec.environment,
-            prologue=script_lines(options.job_script_prologue),
-            epilogue=script_lines(options.job_script_epilogue),
-            cores=spec.resources.cores,
-            processes=spec.resources.processes,
-            threads=spec.resources.threads,
-            gpus=spec.resources.gpus,
-            memory_bytes=spec.resources.memory,
-            walltime_seconds=spec.walltime,
-            log_path=spec.log_path,
-            working_directory=spec.working_directory,
-        )
+        return TemplateContext.of(spec, options)
 
     def check_id(self, job: JobId) -> None:
         if _LABEL.fullmatch(job) is None:

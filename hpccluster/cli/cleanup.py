@@ -161,7 +161,7 @@ def _show(found: Sequence[Leftover], kept: Sequence[Kept]) -> None:
 def _batch_systems() -> dict[str, dict[str, Any]]:
     """The batch systems whose commands are here, with the options that the configuration has for them."""
     from hpccluster.backend.registry import list_plugins
-    from hpccluster.cli.description import configuration
+    from hpccluster.cluster.describe import configuration
 
     usable = [it.name for it in list_plugins() if it.plugin is not None and it.plugin.commands and not it.problem]
     try:

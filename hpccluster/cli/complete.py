@@ -39,7 +39,7 @@ def _clusters(context: click.Context, *, over: bool) -> Iterable[tuple[str, str]
 
 
 def _descriptions(_: click.Context) -> Iterable[tuple[str, str]]:
-    from hpccluster.cli.description import configuration
+    from hpccluster.cluster.describe import configuration
 
     config = configuration()
     yield from ((name, "described cluster") for name in config.clusters)
@@ -69,7 +69,7 @@ def _jobs(context: click.Context) -> Iterable[tuple[str, str]]:
 
 
 def _keys(_: click.Context) -> Iterable[tuple[str, str]]:
-    from hpccluster.cli.description import configuration
+    from hpccluster.cluster.describe import configuration
     from hpccluster.config.check import field_types
 
     config = configuration()

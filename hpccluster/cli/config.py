@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from hpccluster.cli import complete
-from hpccluster.cli.description import Target, configuration, is_description
+from hpccluster.cli.description import Target, is_description
 from hpccluster.cli.output import JSON, say, write_json, write_table
+from hpccluster.cluster.describe import check_description, configuration, options_of
 from hpccluster.config import ResolvedCluster, load, load_config, suggest
 from hpccluster.config.check import field_types
 from hpccluster.config.schema import ClusterOptions
-from hpccluster.config.write import write_new, yaml_value
+from hpccluster.config.write import plain_default, write_new, yaml_value
 from hpccluster.errors import BackendUnavailable, ConfigError
 
 
@@ -75,9 +76,6 @@ def _facts(resolved: ResolvedCluster, *, with_defaults: bool) -> list[tuple[str,
     values |= {key: value for key, value in (("scale", resolved.scale), ("adapt", resolved.adapt)) if value is not None}
     facts = [(key, value, str(resolved.origins[key])) for key, value in values.items()]
     if with_defaults:
-        from hpccluster.cluster.describe import options_of
-        from hpccluster.config.write import plain_default
-
         kind = options_of(resolved.backend)
         names = [item.name for item in fields(kind) if item.name not in values]
         facts += [(name, plain_default(kind, name), "default") for name in names]
@@ -233,8 +231,6 @@ def validate_command(file: Path | None, as_json: bool) -> int:
 
     What only the batch system or the network can tell is not checked.
     """
-    from hpccluster.cluster.describe import options_of
-
     problems: list[str] = []
     what = "fine"
     try:
@@ -263,7 +259,6 @@ def validate_command(file: Path | None, as_json: bool) -> int:
 def _problems_of(resolved: ResolvedCluster, *, is_whole: bool) -> list[str]:
     """What is wrong with a description that has the right keys and types. ``is_whole``: nothing is to be added to it."""
     from hpccluster.cli.preview import preview_script
-    from hpccluster.cluster.describe import check_description
 
     try:
         check_description(resolved)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from hpccluster.cli import complete
-from hpccluster.config import Config, Origin, ResolvedCluster, load_config
+from hpccluster.config import Origin, ResolvedCluster
 from hpccluster.config.load import parse_text
 from hpccluster.config.schema import Node
 from hpccluster.errors import ConfigError
@@ -39,11 +39,11 @@ class Target:
         said = read_values(self.values) | {k: v for k, v in (keywords or {}).items() if v is not None}
         if self.cluster is not None and self.backend is not None:
             raise ConfigError("-c says which backend it is; leave --backend out")
+        from hpccluster.cluster.describe import check_description, configuration
+
         config = configuration()
         name = self.cluster or self.backend or DEFAULT_BACKEND
         resolved = config.resolve_file(Path(name).expanduser(), said) if self.is_file else config.resolve(name, said)
-        from hpccluster.cluster.describe import check_description
-
         check_description(resolved)
         return resolved
 
@@ -91,13 +91,6 @@ def size_of(jobs: int | None, workers: int | None) -> dict[str, int] | None:
     if jobs is not None and workers is not None:
         raise click.UsageError("--jobs and --workers exclude each other", click.get_current_context())
     return {"jobs": jobs} if jobs is not None else {"workers": workers} if workers is not None else None
-
-
-def configuration() -> Config:
-    """The user's configuration."""
-    from hpccluster.cluster.describe import options_of
-
-    return load_config(options_of)
 
 
 def is_description(path: Path) -> bool:

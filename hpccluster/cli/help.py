@@ -71,32 +71,35 @@ Environment
 """
 
 
+def _tool(context: click.Context) -> tuple[click.Context, click.Group]:
+    tool = context.find_root()
+    assert isinstance(tool.command, click.Group)
+    return tool, tool.command
+
+
 @click.command("help")
 @click.argument("verb", required=False, shell_complete=complete.verb)
 @click.option("--all", "everything", is_flag=True, help="All verbs, configuration, exit codes.")
 @click.pass_context
 def help_command(context: click.Context, verb: str | None, everything: bool) -> None:
     """Say what there is."""
-    from hpccluster.cli.main import cli
-
-    assert context.parent is not None
     if verb is None:
         say(FIRST_SCREEN.rstrip() if not everything else f"{FIRST_SCREEN}\n{_REST}".rstrip())
         return
-    _, command, _ = cli.resolve_command(context.parent, [verb])
+    tool, verbs = _tool(context)
+    _, command, _ = verbs.resolve_command(tool, [verb])
     assert command is not None
-    with click.Context(command, info_name=verb, parent=context.parent) as inner:
+    with click.Context(command, info_name=verb, parent=tool) as inner:
         say(command.get_help(inner))
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion_command(shell: str) -> None:
+@click.pass_context
+def completion_command(context: click.Context, shell: str) -> None:
     """Print a completion script; for bash: eval "$(hpccluster completion bash)"."""
     from click.shell_completion import get_completion_class
 
-    from hpccluster.cli.main import cli
-
     kind = get_completion_class(shell)
     assert kind is not None
-    say(kind(cli, {}, "hpccluster", "_HPCCLUSTER_COMPLETE").source())
+    say(kind(_tool(context)[1], {}, "hpccluster", "_HPCCLUSTER_COMPLETE").source())

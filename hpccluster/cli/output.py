@@ -116,15 +116,15 @@ def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
     )
 
 
-def write_facts(facts: Mapping[str, str], *, indent: str = "  ") -> None:
+def write_facts(facts: Mapping[str, str]) -> None:
     """Lines of ``name   value``; empty values are left out."""
     shown = {name: value for name, value in facts.items() if value}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         first, *more = value.splitlines()
-        say(f"{indent}{name.ljust(width)}  {first}")
+        say(f"  {name.ljust(width)}  {first}")
         for line in more:
-            say(f"{indent}{' ' * width}  {line}")
+            say(f"  {' ' * width}  {line}")
 
 
 @contextlib.contextmanager

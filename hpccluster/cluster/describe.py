@@ -17,7 +17,7 @@ from typing import Any
 from hpccluster.backend.options import JobOptions, build_options
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
-from hpccluster.config import ResolvedCluster, load_config
+from hpccluster.config import Config, ResolvedCluster, load_config
 from hpccluster.errors import ClusterNameTaken, ClusterNotFound, ConfigError
 from hpccluster.head.directory import (
     HeadRecord,
@@ -39,14 +39,19 @@ def options_of(backend: str) -> type[Any]:
     return get_plugin(backend).options_type
 
 
+def configuration() -> Config:
+    """The user's configuration, of whatever backends. Raises `ConfigError`."""
+    return load_config(options_of)
+
+
 def resolve(name: str, keywords: Mapping[str, Any] | None = None) -> ResolvedCluster:
     """The description of the cluster or backend of this name in the user's configuration, with keywords on top."""
-    return load_config(options_of).resolve(name, keywords)
+    return configuration().resolve(name, keywords)
 
 
 def resolve_file(path: str | Path, keywords: Mapping[str, Any] | None = None) -> ResolvedCluster:
     """The description of the one cluster in this file, with keywords on top."""
-    return load_config(options_of).resolve_file(Path(path).expanduser(), keywords)
+    return configuration().resolve_file(Path(path).expanduser(), keywords)
 
 
 def with_size(keywords: Mapping[str, Any], n_workers: int | None) -> dict[str, Any]:

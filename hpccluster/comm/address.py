@@ -31,11 +31,6 @@ class Address:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-def is_address(text: str) -> bool:
-    """Whether ``text`` is meant as an address (rather than as a name or path)."""
-    return "://" in text
-
-
 def parse_address(text: str) -> Address:
     """Raises `ConfigError` for anything but ``tls://host:port`` or ``tcp://host:port`` (IPv6 hosts in brackets)."""
     match = _FORM.fullmatch(text)

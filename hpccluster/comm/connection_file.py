@@ -215,16 +215,6 @@ def find_connection_file(where: str, role: Role, directory: Path | None = None) 
     )
 
 
-def remove_connection_files(directory: Path) -> None:
-    """Remove a cluster's connection files, and the directory if nothing else is in it. What is gone is fine."""
-    for role in Role:
-        (directory / f"{role}.json").unlink(missing_ok=True)
-        for left_over in directory.glob(f".{role}.json.*"):
-            left_over.unlink(missing_ok=True)
-    with suppress(OSError):  # logs stay
-        directory.rmdir()
-
-
 # ------------------------------------------------------------------------------------------------------------ inside
 
 

@@ -14,19 +14,12 @@ class NativeEngine(Engine):
     """Runs tasks with our own scheduler, which lives in this process and has been started: the head answers there, too.
 
     ``connection_file``: by the name of a job, the path of its workers' connection file, as the nodes see it; None where the
-    job itself tells its workers. ``worker_arguments``: more arguments for ``python -m hpccluster.runtime worker``.
+    job itself tells its workers.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        *,
-        connection_file: Callable[[str], str] | None,
-        worker_arguments: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, *, connection_file: Callable[[str], str] | None) -> None:
         self.scheduler = scheduler
         self._connection_file = connection_file
-        self._worker_arguments = tuple(worker_arguments)
         self._events: EngineEvents | None = None
         self._left = asyncio.Event()
 
@@ -46,7 +39,6 @@ class NativeEngine(Engine):
             *("--nworkers", str(processes)),
             *("--nthreads", str(threads)),
             *limit,
-            *self._worker_arguments,
         ]
 
     def _changed(self, worker: WorkerRecord, reason: str | None) -> None:

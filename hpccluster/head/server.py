@@ -15,7 +15,7 @@ import uuid
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -42,9 +42,6 @@ from hpccluster.job import JobSpec
 from hpccluster.runtime.scheduler import Scheduler
 from hpccluster.runtime.settings import VALIDATE_VARIABLE
 from hpccluster.units import parse_duration
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ from hpccluster.comm.connection_file import (
     private_directory,
     read_connection_file,
     remember_directory,
-    remove_connection_files,
     state_directory,
     write_connection_file,
 )
@@ -202,18 +201,6 @@ def test_a_cluster_is_found_by_name_address_and_path(written: Path, tmp_path: Pa
         find_connection_file("tls://10.9.9.9:1", Role.CLIENT, tmp_path)
     with pytest.raises(CredentialError, match="no connection file for a worker"):
         find_connection_file("calm-otter", Role.WORKER, tmp_path)
-
-
-def test_removing_leaves_what_is_not_ours(written: Path) -> None:
-    write_connection_file(written.with_name("worker.json"), connection_file(Role.WORKER))
-    written.with_name(".worker.json.0123").touch()
-    written.with_name("head.log").touch()
-    remove_connection_files(written.parent)
-    assert [entry.name for entry in written.parent.iterdir()] == ["head.log"]
-    written.with_name("head.log").unlink()
-    remove_connection_files(written.parent)
-    assert not written.parent.exists()
-    remove_connection_files(written.parent)
 
 
 def test_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hpccluster.backend.batch import QUERY_TIMEOUT, BatchBackend
 from hpccluster.backend.refusal import refusal_of
-from hpccluster.backend.runner import Runner
+from hpccluster.backend.runner import Runner, last_lines
 from hpccluster.errors import (
     BackendError,
     BackendUnavailable,
@@ -19,7 +19,7 @@ from hpccluster.errors import (
     SubmitRefused,
 )
 from hpccluster.ids import JobId, JobName, is_job_name
-from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster_pbs.dialect import DELIVERED, LIVE, Answer, PBSDialect, flavour_of
 from hpccluster_pbs.options import PBSOptions
 from hpccluster_pbs.reports import limits_of, parse_queues
@@ -177,11 +177,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
 
     # ---------------------------------------------------------------------------------------------------------- cancel
 
-    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
-        for job in ids:
-            self.dialect.check_id(job)
-        if not ids:
-            return CancelReport()
+    async def request_end(self, ids: Collection[JobId]) -> str:
         try:
             await self._learn()
         except CommandFailed as error:
@@ -191,17 +187,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
         fresh = {job for job in ids if job not in self._asked}
         overdue = {job for job in ids if job not in fresh and now >= self._asked[job] + self._patience(job)}
         problems = [await self._delete(fresh, force=False), await self._delete(overdue, force=True)]
-        problem = "\n".join(filter(None, problems))
-        try:
-            seen = await self.poll(ids)
-        except PollFailed as error:
-            raise CancelFailed(
-                f"it is not known whether {len(ids)} jobs are cancelled: {problem or error}",
-                code="HPC-CANCEL-UNVERIFIED",
-            ) from error
-        gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
-        await self._forget([self._names.pop(job) for job in gone if job in self._names])
-        return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
+        return "\n".join(filter(None, problems))
 
     async def _delete(self, ids: Collection[JobId], *, force: bool) -> str:
         """Ask for the end of these jobs; what went wrong."""
@@ -239,8 +225,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
         if not second:
             return await super().logs(job, log_path, tail)
         first = await self._read(log_path, tail)
-        lines = (second + first if is_pbs_to_write else first + second).splitlines(keepends=True)
-        return "".join(lines if tail is None else lines[-tail:] if tail > 0 else [])
+        return last_lines(second + first if is_pbs_to_write else first + second, tail)
 
     async def _read(self, path: str, tail: int | None) -> str:
         """The end of a file; empty where it is not there, or cannot be read."""

@@ -217,14 +217,7 @@ class BatchBackend(Backend, Generic[AnyOptions]):
             self.dialect.check_id(job)
         if not ids:
             return CancelReport()
-        try:
-            result = await self.runner.run(
-                self.dialect.cancel_command(ids), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
-            )
-            problem = self.dialect.cancel_problem(result)
-        except (CommandFailed, BackendUnavailable) as error:
-            # it may have worked all the same: what counts is what the poll says
-            problem = str(error)
+        problem = await self.request_end(ids)
         try:
             seen = await self.poll(ids)
         except PollFailed as error:
@@ -235,6 +228,16 @@ class BatchBackend(Backend, Generic[AnyOptions]):
         gone = frozenset(job for job, status in seen.items() if status.state.is_over or status.state == JobState.ABSENT)
         await self._forget([self._names.pop(job) for job in gone if job in self._names])
         return CancelReport(gone=gone, unconfirmed=frozenset(ids) - gone, message=problem)
+
+    async def request_end(self, ids: Collection[JobId]) -> str:
+        """Ask the batch system to cancel these jobs; what went wrong. What counts is what the next poll says. For subclasses."""
+        try:
+            result = await self.runner.run(
+                self.dialect.cancel_command(ids), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
+            )
+        except (CommandFailed, BackendUnavailable) as error:
+            return str(error)  # it may have worked all the same
+        return self.dialect.cancel_problem(result)
 
     async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
         if not log_path:

@@ -74,10 +74,10 @@ def cleanup_command(
             say("nothing is left behind")
     removed: list[Removal] = []
     left: list[str] = []
-    cancelled = [it for it in unknown if it.jobs and unknown_jobs]
-    is_wanted = bool(found or cancelled) and (yes or (not as_json and _is_wanted()))
+    to_cancel = [it for it in unknown if it.jobs and unknown_jobs]
+    is_wanted = bool(found or to_cancel) and (yes or (not as_json and _is_wanted()))
     if is_wanted:
-        for it in cancelled:
+        for it in to_cancel:
             with progress("cancelling jobs"):
                 remains = cancel_unknown_jobs(it, timeout=timeout)
             left += remains
@@ -90,26 +90,7 @@ def cleanup_command(
             if not as_json:
                 say(f"{leftover.record.name!r}: {_outcome(leftover, removal)}")
     if as_json:
-        write_json(
-            {
-                "found": [_plain(it, removed[number] if removed else None) for number, it in enumerate(found)],
-                "kept": [
-                    {
-                        "name": it.record.name,
-                        "host": it.record.host,
-                        "alive": it.is_alive,
-                        "directory": str(it.directory),
-                    }
-                    for it in kept
-                ],
-                "unknown_jobs": [
-                    {"backend": it.backend, "name": name, "id": job}
-                    for it in unknown
-                    for name, job in sorted(it.jobs.items())
-                ],
-                "removed": is_wanted,
-            }
-        )
+        write_json(_answer(found, kept, unknown, removed) | {"removed": is_wanted})
     left += sorted(name for removal in removed for name in removal.unconfirmed)
     if left:
         raise CancelFailed(
@@ -211,6 +192,21 @@ def _outcome(it: Leftover, removal: Removal) -> str:
     if removal.removed_directory:
         parts.append("directory removed")
     return ", ".join(parts) or "put in order"
+
+
+def _answer(
+    found: Sequence[Leftover], kept: Sequence[Kept], unknown: Sequence[UnknownJobs], removed: Sequence[Removal]
+) -> dict[str, Any]:
+    return {
+        "found": [_plain(it, removed[number] if removed else None) for number, it in enumerate(found)],
+        "kept": [
+            {"name": it.record.name, "host": it.record.host, "alive": it.is_alive, "directory": str(it.directory)}
+            for it in kept
+        ],
+        "unknown_jobs": [
+            {"backend": it.backend, "name": name, "id": job} for it in unknown for name, job in sorted(it.jobs.items())
+        ],
+    }
 
 
 def _plain(it: Leftover, removal: Removal | None) -> dict[str, Any]:

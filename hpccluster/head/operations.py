@@ -50,6 +50,8 @@ class Scale(Arguments):
 
 
 class Logs(Arguments):
+    """Of `logs`."""
+
     job: str | None = None
     """A job's name or id; None for the head and all jobs."""
     tail: int | None = None
@@ -59,12 +61,16 @@ class Logs(Arguments):
 
 
 class WaitForWorkers(Arguments):
+    """Of `wait_for_workers`."""
+
     n: int | None = None
     """None: all that are expected."""
     timeout: float | None = None
 
 
 class TakeOver(Arguments):
+    """Of `take_over`: the new owner, a process of this host."""
+
     pid: int
     start: str
     """As `directory.process_start` says it."""
@@ -72,10 +78,14 @@ class TakeOver(Arguments):
 
 
 class ProgramWait(Arguments):
+    """Of `program_wait`."""
+
     timeout: float | None = None
 
 
 class Close(Arguments):
+    """Of `close`."""
+
     timeout: float | None = None
 
 

@@ -115,6 +115,35 @@ class Head:
         )
 
     async def _start(self, undo: AsyncExitStack) -> Any:
+        """What the first size comes to; ``undo`` has every step back."""
+        self._put_together()
+        undo.push_async_callback(self.backend.close)
+        undo.push_async_callback(self.scheduler.close, "the cluster could not start")
+        await self.scheduler.start()
+        undo.push_async_callback(self.engine.stop, "the cluster could not start")
+        self.address = await self.engine.start(self.fleet.events)
+        own = self.scheduler.addresses
+        self.credentials.write_roles(
+            own, engine=self.spec.engine, engine_addresses=() if self.address in own else (self.address,)
+        )
+        await self.fleet.start()
+        undo.push_async_callback(self.fleet.close, self._limit)
+        plan = None if self.spec.scale is None else await self.fleet.scale(**self.spec.scale.arguments())
+        if self.spec.adapt is not None:
+            await self.adapt(self.spec.adapt)
+        if self.spec.program:
+            self.program = await Program.start(
+                self.spec.program,
+                directory=self.spec.program_directory,
+                environment=self.spec.program_environment,
+                more=self.engine.environment(),
+                connection_file=self.directory.client_file,
+                log=self.directory.program_log,
+            )
+        return plan
+
+    def _put_together(self) -> None:
+        """Make the parts and have them know one another; nothing is started."""
         self.credentials = Credentials(self.id, self.directory, plain=self.spec.protocol == "tcp")
         listening, contact = choose_hosts(
             host=self.spec.host,
@@ -158,30 +187,6 @@ class Head:
         )
         self.scheduler.route_to = self._route
         Operations(self).register(self.scheduler.add_operation)
-        undo.push_async_callback(self.backend.close)
-        undo.push_async_callback(self.scheduler.close, "the cluster could not start")
-        await self.scheduler.start()
-        undo.push_async_callback(self.engine.stop, "the cluster could not start")
-        self.address = await self.engine.start(self.fleet.events)
-        own = self.scheduler.addresses
-        self.credentials.write_roles(
-            own, engine=self.spec.engine, engine_addresses=() if self.address in own else (self.address,)
-        )
-        await self.fleet.start()
-        undo.push_async_callback(self.fleet.close, self._limit)
-        plan = None if self.spec.scale is None else await self.fleet.scale(**self.spec.scale.arguments())
-        if self.spec.adapt is not None:
-            await self.adapt(self.spec.adapt)
-        if self.spec.program:
-            self.program = await Program.start(
-                self.spec.program,
-                directory=self.spec.program_directory,
-                environment=self.spec.program_environment,
-                more=self.engine.environment(),
-                connection_file=self.directory.client_file,
-                log=self.directory.program_log,
-            )
-        return plan
 
     # -------------------------------------------------------------------------------------------------------- jobs
 

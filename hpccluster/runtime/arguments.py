@@ -15,10 +15,38 @@ CONNECTION_FILE_VARIABLE = "HPCCLUSTER_CONNECTION_FILE"
 
 def parse_arguments(arguments: list[str]) -> WorkerSettings:
     """The settings that a command line means; a wrong one ends the process with code 2."""
+    told = os.environ.get(CONNECTION_FILE_VARIABLE)
+    parser = _parser(is_told=bool(told))
+    given = parser.parse_args(arguments)
+    if given.address and not given.plain:
+        parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
+    if given.no_nanny and given.nworkers != 1:
+        parser.error("--no-nanny is for one worker")
+    memory = _host_memory() // given.share if given.memory_limit is None else given.memory_limit
+    file = given.connection_file or (Path(told) if told and not given.address else None)
+    return WorkerSettings(
+        connection_file=file,
+        addresses=tuple(given.address or ()),
+        nworkers=given.nworkers,
+        nthreads=given.nthreads or max(1, _host_cores() // (given.nworkers * given.share)),
+        memory_limit=max(0, memory),
+        name=given.name,
+        job=given.job,
+        death_timeout=given.death_timeout,
+        grace=given.grace,
+        local_directory=given.local_directory,
+        host=given.host,
+        interface=given.interface,
+        nanny=not given.no_nanny,
+        validate=given.validate or os.environ.get(VALIDATE_VARIABLE) == "1",
+    )
+
+
+def _parser(*, is_told: bool) -> argparse.ArgumentParser:
+    """``is_told``: the environment says where the connection file is."""
     parser = argparse.ArgumentParser(prog="python -m hpccluster.runtime", description="Start the workers of a job.")
     worker = parser.add_subparsers(dest="verb", required=True).add_parser("worker")
-    told = os.environ.get(CONNECTION_FILE_VARIABLE)
-    where = worker.add_mutually_exclusive_group(required=not told)
+    where = worker.add_mutually_exclusive_group(required=not is_told)
     where.add_argument(
         "--connection-file",
         type=Path,
@@ -62,29 +90,7 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
     worker.add_argument("--interface", default="", metavar="IF", help="listen on this interface's address")
     worker.add_argument("--no-nanny", action="store_true", help="one worker that nobody watches or restarts")
     worker.add_argument("--validate", action="store_true", help="check invariants after each step (slow)")
-    given = parser.parse_args(arguments)
-    if given.address and not given.plain:
-        parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
-    if given.no_nanny and given.nworkers != 1:
-        parser.error("--no-nanny is for one worker")
-    memory = _host_memory() // given.share if given.memory_limit is None else given.memory_limit
-    file = given.connection_file or (Path(told) if told and not given.address else None)
-    return WorkerSettings(
-        connection_file=file,
-        addresses=tuple(given.address or ()),
-        nworkers=given.nworkers,
-        nthreads=given.nthreads or max(1, _host_cores() // (given.nworkers * given.share)),
-        memory_limit=max(0, memory),
-        name=given.name,
-        job=given.job,
-        death_timeout=given.death_timeout,
-        grace=given.grace,
-        local_directory=given.local_directory,
-        host=given.host,
-        interface=given.interface,
-        nanny=not given.no_nanny,
-        validate=given.validate or os.environ.get(VALIDATE_VARIABLE) == "1",
-    )
+    return parser
 
 
 def _positive(text: str) -> int:

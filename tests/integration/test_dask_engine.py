@@ -439,7 +439,7 @@ def test_nothing_outlives_an_owner_that_is_killed(state: Path, number: signal.Si
         "time.sleep(100)\n"
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "4\n"
+    assert process.stdout.readline() == "4\n", process.communicate()
     process.send_signal(number)
     process.communicate(timeout=20)
     wait_until_gone(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpccluster.protocol.messages import AddFunctions, RunTask, RunTasks, TasksFinished
+from hpccluster.protocol.messages import AddFunctions, DefineFunction, RunTask, RunTasks, TasksFinished
 from hpccluster.state.scheduler.core import PORTION
 from hpccluster.state.scheduler.placement import MOST_IN_FLIGHT, TURN
 from hpccluster.testing.scheduler_env import SchedulerEnv
@@ -136,9 +136,10 @@ def test_no_message_grows_large() -> None:
 def test_functions_count_in_what_makes_a_message_large() -> None:
     env = SchedulerEnv(latency=True)
     client = env.client()
-    functions = [f"{number}".ljust(PORTION // 4) for number in range(20)]
-    for number, function in enumerate(functions):
-        client.submit(f"t{number}", function=function)
+    for function in labels("f", 20):
+        client.defined.add(function)
+        client.say(DefineFunction(function.encode(), function, bytes(PORTION // 4)))
+        client.submit(f"task of {function}", function=function)
     worker = env.worker(threads=20)
     sent = [len(message.functions) for message in worker.mailbox if isinstance(message, AddFunctions)]
     assert sum(sent) == 20

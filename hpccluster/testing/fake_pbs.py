@@ -257,9 +257,12 @@ class FakePBS(FakeSystem[PBSJob]):
     # ---------------------------------------------------------------------------------------------------------------- jobs
 
     def _delete(self, job: PBSJob, is_forced: bool) -> None:
+        if job.state == "E" and self.flavour == "openpbs" and job.timer is not None:
+            job.timer.cancel()  # it is ended at once, and its output is not delivered (req_deletejob2 of req_delete.c)
         if job.process is None:
-            if job.state != "E":
+            if job.state != "E" or self.flavour == "openpbs":
                 self._finish(job, 91)
+                self._schedule()
             return
         if job.timer is not None:
             job.timer.cancel()
@@ -389,6 +392,8 @@ class FakePBS(FakeSystem[PBSJob]):
 
     def _deliver(self, job: PBSJob) -> None:
         with self._lock:
+            if job.state != "E":
+                return  # deleted meanwhile
             spool = self.directory / f"{job.id}.OU"
             if spool.exists() and (target := job.submission.options.get("o")):
                 with contextlib.suppress(OSError):  # Stageout_status = 0 then

@@ -1,9 +1,10 @@
 """A command as the text that an SSH server hands to the user's login shell. Pure.
 
-The login shell may be any (bash, dash, zsh, tcsh, fish) and may print greetings when it starts. So all it has to do is to
-start ``/bin/sh``, which says a word that nobody else knows and its own process number, waits to be told to go on, and becomes
-the command. What came before that word is not the command's; and nothing runs whose number is not known here. The words of the command arrive unchanged whatever they hold: characters that some
-shell would interpret even between quotes are sent as octal numbers.
+The login shell may be any (bash, dash, zsh, tcsh, fish) and may print greetings when it starts. So all it has to do is
+to start ``/bin/sh``, which says a word that nobody else knows and its own process number, waits to be told to go on,
+and becomes the command. What came before that word is not the command's; and nothing runs whose number is not known
+here. The words of the command arrive unchanged whatever they hold: characters that some shell would interpret even
+between quotes are sent as octal numbers.
 """
 
 from __future__ import annotations

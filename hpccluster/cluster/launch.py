@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
-from hpccluster.errors import ClusterError, ConfigError
+from hpccluster.errors import ClusterError, ConfigError, LogsUnavailable
 
 if TYPE_CHECKING:
     from hpccluster.head.spec import HeadReady, HeadSpec
@@ -35,6 +35,9 @@ SETTLE_TIMEOUT = 20.0
 
 GOING_TIME = 5.0
 """Seconds for a head that is not wanted to go, before it is told again."""
+
+LOG_LINES = 12
+"""Of a head that did not start, in the error that says so."""
 
 _MODULE = "hpccluster.head"
 _pipes: weakref.WeakSet[HeadProcess] = weakref.WeakSet()
@@ -248,15 +251,17 @@ def _head_log(spec: HeadSpec) -> Path:
 
 
 def _tail(log: Path) -> str:
+    from hpccluster.backend.runner import read_tail
+
     try:
-        text = log.read_text(errors="replace")
-    except OSError:
+        text = read_tail(str(log), LOG_LINES)
+    except (OSError, LogsUnavailable):
         return ""
     return f"\nlog: {log}{_indented(text)}"
 
 
-def _indented(text: str, lines: int = 12) -> str:
-    return "".join(f"\n | {line}" for line in text.strip().splitlines()[-lines:])
+def _indented(text: str) -> str:
+    return "".join(f"\n | {line}" for line in text.strip().splitlines()[-LOG_LINES:])
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from hpccluster.backend.runner import last_lines
 from hpccluster.errors import ConfigError
 from hpccluster.head.directory import process_start
 from hpccluster.head.spec import ScaleRequest
@@ -241,4 +242,4 @@ def _tail(path: Path, lines: int | None) -> str:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines > 0 else [])
+    return last_lines(text, lines)

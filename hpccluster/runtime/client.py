@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -182,17 +181,17 @@ class Client:
     def _values(
         self, futures: list[Future[Any]], timeout: float | None, *, skip: bool
     ) -> Iterator[tuple[Future[Any], Any]]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = sync.deadline_of(timeout)
         stored: list[Future[Any]] = []
         for future in futures:
-            if future._record.state is FutureState.PENDING and not future._record.wait(_left(deadline)):
+            if future._record.state is FutureState.PENDING and not future._record.wait(sync.time_left(deadline)):
                 raise TimeoutError(f"{future.key} is not done after {timeout} s")
             if future._record.state is FutureState.STORED:
                 stored.append(future)
             elif not skip or future._record.state is FutureState.FINISHED:
                 yield future, future.result()
         if stored:
-            yield from zip(stored, self._fetch_blocking(stored, _left(deadline)), strict=True)
+            yield from zip(stored, self._fetch_blocking(stored, sync.time_left(deadline)), strict=True)
 
     def scatter(self, data: Any, *, workers: str | Sequence[str] | None = None, timeout: float | None = 60) -> Any:
         """Put data into the cluster: a list gives a list of futures, a dict a dict of them, anything else one future.
@@ -412,11 +411,6 @@ def _key_at(key: str | Sequence[str] | None, position: int) -> str | None:
     if position >= len(key):
         raise ValueError(f"map() was given {len(key)} keys, and more elements than that")
     return key[position]
-
-
-def _left(deadline: float | None) -> float | None:
-    """Seconds up to ``deadline``."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 async def _all(work: Sequence[Any]) -> list[Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from hpccluster.errors import ClusterClosed, HpcClusterError, TaskCancelled, from_name
 from hpccluster.protocol import payload
 from hpccluster.protocol.messages import TaskErrorBody
+from hpccluster.runtime import sync
 
 if TYPE_CHECKING:
     from hpccluster.runtime.client import Client
@@ -174,11 +174,11 @@ class Future(Generic[T]):
         """
         record = self._record
         if record.state is FutureState.PENDING:
-            deadline = None if timeout is None else time.monotonic() + timeout
+            deadline = sync.deadline_of(timeout)
             self._client._check_may_block()
             if not record.wait(timeout):
                 raise TimeoutError(f"{self.key} is not done after {timeout} s")
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            timeout = sync.time_left(deadline)
         if record.state is FutureState.FINISHED:
             try:
                 return payload.loads(record.outcome)  # type: ignore[no-any-return]
@@ -285,15 +285,14 @@ def wait(
     if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
         raise ValueError(f'return_when={return_when!r}: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION"')
     everything = [futures] if isinstance(futures, Future) else list(dict.fromkeys(futures))
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = sync.deadline_of(timeout)
     settled: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
     watchers = [(future._record, future._record.watch(_Putter(settled, future))) for future in everything]
     left = len(watchers)
     try:
         while left:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                future = settled.get(timeout=remaining)
+                future = settled.get(timeout=sync.time_left(deadline))
             except queue.Empty:
                 raise TimeoutError(f"{left} of {len(everything)} futures are not done after {timeout} s") from None
             left -= 1
@@ -338,7 +337,7 @@ class as_completed(Iterator[Any]):  # noqa: N801 - the name that the standard li
         self._left = 0
         self._with_results = with_results
         self._raise_errors = raise_errors
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = sync.deadline_of(timeout)
         self.update(futures)
 
     def add(self, future: Future[Any]) -> None:
@@ -365,9 +364,8 @@ class as_completed(Iterator[Any]):  # noqa: N801 - the name that the standard li
     def __next__(self) -> Any:
         if not self._left:
             raise StopIteration
-        remaining = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         try:
-            future = self._settled.get(timeout=remaining)
+            future = self._settled.get(timeout=sync.time_left(self._deadline))
         except queue.Empty:
             raise TimeoutError(f"still not done when the time was up: {self._left}") from None
         self._left -= 1

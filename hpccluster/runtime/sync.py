@@ -1,4 +1,4 @@
-"""One event loop in one thread for the whole process: what makes blocking calls out of the async core.
+"""One event loop in one thread for the whole process, and deadlines: what makes blocking calls out of the async core.
 
 The thread starts when it is first needed and is a daemon: it never keeps the interpreter alive. After a fork the child
 gets a loop of its own.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -40,6 +41,16 @@ def loop() -> asyncio.AbstractEventLoop:
             thread.start()
             _running = (os.getpid(), fresh, thread)
         return _running[1]
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """When ``timeout`` seconds from now are over."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float | None) -> float | None:
+    """Seconds until then, at least 0."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _serve(fresh: asyncio.AbstractEventLoop) -> None:

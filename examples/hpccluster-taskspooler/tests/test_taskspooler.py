@@ -37,7 +37,7 @@ class Queue:
     socket: str
 
     def tsp(self, *arguments: str) -> str:
-        variables = {**os.environ, "TS_SOCKET": self.socket}
+        variables = {**os.environ, "TS_SOCKET": self.socket, "TMPDIR": str(Path(self.socket).parent)}  # also its output
         done = subprocess.run(
             ["tsp", *arguments], env=variables, capture_output=True, text=True, timeout=20, check=True
         )

@@ -382,7 +382,7 @@ class TaskFailed(Message, tag=81):
 
 
 class TasksReturned(Message, tag=82):
-    """Not started and given back."""
+    """Not started and given back; or cancelled and at an end at last (see `StillRunning`)."""
 
     tasks: list[int]
     attempts: list[int]
@@ -433,6 +433,13 @@ class Leaving(Message, tag=88):
     """The worker ends by itself (signal, walltime): move its data, give it no more tasks. Answered by `Leave`."""
 
     reason: str
+
+
+class StillRunning(Message, tag=89):
+    """These were cancelled after they had started: each keeps a thread busy until `TasksReturned` tells its end."""
+
+    tasks: list[int]
+    attempts: list[int]
 
 
 # ---------------------------------------------------------------------------------------------------- nanny, scheduler
@@ -534,6 +541,7 @@ WorkerToScheduler: TypeAlias = (
     | DataStored
     | Heartbeat
     | Leaving
+    | StillRunning
     | Ping
 )
 SchedulerToNanny: TypeAlias = StopWorkers | Ping

@@ -22,6 +22,7 @@ from hpccluster.protocol.messages import (
     ReplicasAdded,
     RunTask,
     RunTasks,
+    StillRunning,
     TakeBack,
     TaskErrorBody,
     TaskFailed,
@@ -44,6 +45,8 @@ class WorkerPeer(Peer):
         self.runs: dict[int, RunTask] = {}
         """What it has been given and has not ended."""
         self.started: set[int] = set()
+        self.unheard: list[tuple[int, int]] = []
+        """Cancelled after they had started: they run on, unless a test says otherwise."""
         """Of these, what cannot be given back any more."""
         self.data: set[int] = set()
         """Results that it holds."""
@@ -125,6 +128,15 @@ class WorkerPeer(Peer):
         """How it is."""
         self.say(Heartbeat(100_000_000, 10.0, len(self.started), stored))
 
+    def linger(self) -> None:
+        """What was cancelled after it had started still runs."""
+        self.say(StillRunning([task for task, _ in self.unheard], [attempt for _, attempt in self.unheard]))
+
+    def end_lingering(self) -> None:
+        """It has ended."""
+        ended, self.unheard = self.unheard, []
+        self.say(TasksReturned([task for task, _ in ended], [attempt for _, attempt in ended]))
+
     def leaving(self) -> None:
         """It ends by itself."""
         self.say(Leaving("walltime"))
@@ -148,6 +160,8 @@ class WorkerPeer(Peer):
             for task, attempt in zip(message.tasks, message.attempts, strict=True):
                 if task in self.runs and self.runs[task].attempt == attempt:
                     del self.runs[task]
+                    if task in self.started:
+                        self.unheard.append((task, attempt))
                     self.started.discard(task)
         elif isinstance(message, FreeData):
             self.data.difference_update(message.tasks)
@@ -215,6 +229,8 @@ class WorkerPeer(Peer):
     def answer(self) -> None:
         """Give back, copy, leave: whatever it has been asked for."""
         self.read_all()
+        if self.unheard:
+            self.end_lingering()
         inbox, self.inbox = self.inbox, []
         for message in inbox:
             if isinstance(message, TakeBack):

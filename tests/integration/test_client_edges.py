@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from hpccluster import Client, LocalCluster
 from hpccluster.errors import LocalProtocolError, TaskCancelled
+from support.deadline import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +165,18 @@ def test_a_question_that_cannot_be_sent_ends_no_connection(client: Client) -> No
     for odd in (object(), "x" * 70_000_000):
         with pytest.raises(LocalProtocolError):
             client.request("scheduler_info", odd=odd)
+
+
+def test_no_task_waits_behind_a_cancelled_one_that_never_ends(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=2) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(2, timeout=30)
+        endless = client.submit(touch_and_sleep, str(tmp_path / "runs"), 1000)
+        wait_until((tmp_path / "runs").exists, "the task to run")
+        endless.cancel()
+        assert client.gather(client.map(abs, [-1] * 20), timeout=5) == [1] * 20
+        assert client.gather([client.submit(abs, -n) for n in range(20)], timeout=5) == list(range(20))
+
+
+def touch_and_sleep(path: str, seconds: float) -> None:
+    Path(path).touch()
+    time.sleep(seconds)

@@ -8,6 +8,7 @@ from hpccluster.protocol.messages import (
     Hello,
     InputsMissing,
     ReplicasAdded,
+    StillRunning,
     TaskFailed,
     TasksDone,
     TasksReturned,
@@ -114,11 +115,24 @@ def task_failed(core: Core, worker: WorkerRecord, message: TaskFailed) -> None:
 
 
 def tasks_returned(core: Core, worker: WorkerRecord, message: TasksReturned) -> None:
-    """Tasks that never started: anybody may have them."""
+    """Tasks that never started: anybody may have them. Or cancelled ones that ran on, and have ended: threads are free."""
     for number, attempt in reversed(list(zip(message.tasks, message.attempts, strict=False))):
+        if (number, attempt) in worker.unheard:
+            worker.unheard.discard((number, attempt))
+            worker.progress = core.now
+            if not worker.retiring and not worker.alone:
+                core.open[worker.name] = worker
+            continue
         task = worker.in_flight.get(number)
         if task is not None and task.attempt == attempt:
             rerun(core, task)
+
+
+def still_running(_: Core, worker: WorkerRecord, message: StillRunning) -> None:
+    """Cancelled tasks had started: what has been given to their threads since waits for them, or is taken back."""
+    for pair in zip(message.tasks, message.attempts, strict=False):
+        if len(worker.unheard) < worker.threads:  # more cannot run
+            worker.unheard.add(pair)
 
 
 def inputs_missing(core: Core, worker: WorkerRecord, message: InputsMissing) -> None:

@@ -123,7 +123,8 @@ def _check_worker(core: Core, worker: WorkerRecord) -> None:
     _hold(11, abs(worker.occupancy - expected) < 1e-6 * (1 + expected), (worker, worker.occupancy, expected))
     _hold(11, all(abs(worker.used.get(name, 0) - used[name]) < 1e-6 for name in {*worker.used, *used}), worker)
     _hold(12, not (worker.name in core.open and (worker.retiring or worker.alone)), worker)
-    is_idle = len(worker.in_flight) < worker.threads
+    is_idle = worker.idle > 0
+    _hold(12, len(worker.unheard) <= worker.threads, worker)
     _hold(12, worker.name in core.open or worker.retiring or worker.alone or not is_idle, worker)
     _hold(12, not worker.alone or bool(worker.in_flight), worker)
     _hold(12, worker.retiring == (worker.name in core.retirees), worker)
@@ -147,7 +148,7 @@ def _check_client(core: Core, client: ClientRecord) -> None:
 def _check_supply(core: Core) -> None:
     for worker in core.open.values():
         _hold(12, core.workers.get(worker.name) is worker, worker)
-        if len(worker.in_flight) < worker.threads:
+        if worker.idle > 0:
             for group in core.groups.values():
                 waits = [task for task in group.tasks if task.state is READY and task.group is group]
                 _hold(13, group.constrained or not waits, (worker, waits))

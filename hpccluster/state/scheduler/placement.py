@@ -37,18 +37,18 @@ _Heap = list[tuple[float, int, WorkerRecord]]
 
 def load(core: Core, worker: WorkerRecord) -> float:
     """Expected seconds until a new task would start, per thread. A worker that makes no progress counts as loaded."""
-    if len(worker.in_flight) < worker.threads:
+    if worker.idle > 0:
         return worker.occupancy * 1e-3 / worker.threads
     return worker.occupancy / worker.threads + (core.now - worker.progress)
 
 
 def has_room(core: Core, worker: WorkerRecord, expected: float) -> bool:
     """Whether the worker should be given a task of that expected duration now."""
-    in_flight = len(worker.in_flight)
-    if in_flight < worker.threads:
+    if worker.idle > 0:
         return not worker.alone
     return (
-        in_flight < MOST_IN_FLIGHT
+        len(worker.in_flight) < MOST_IN_FLIGHT
+        and len(worker.unheard) < worker.threads
         and worker.occupancy + expected <= WINDOW * worker.threads
         and core.now - worker.progress < WINDOW
         and not worker.alone
@@ -87,7 +87,7 @@ def _place_suspects(core: Core) -> None:
         assert task.group is not None
         options = task.group.options
         able = [w for w in allowed_workers(core, options) if not w.retiring and fits(w, options, empty=True)]
-        empty = next((worker for worker in able if not worker.in_flight), None)
+        empty = next((worker for worker in able if not worker.in_flight and worker.idle > 0), None)
         if empty is not None:
             del core.suspects[task]
             assign(core, [task], empty)
@@ -175,7 +175,7 @@ def _drop_first(core: Core, heap: _Heap) -> None:
     last = heap.pop()
     if heap:
         heapreplace(heap, last)
-    if len(worker.in_flight) >= worker.threads:
+    if worker.idle <= 0:
         core.open.pop(worker.name, None)
 
 
@@ -295,23 +295,25 @@ def take_back(tasks: list[TaskRecord]) -> TakeBack:
 
 def rebalance(core: Core) -> None:
     """Take back what waits behind something slow while others are idle. Each task is asked for once."""
-    idle = [w for w in core.open.values() if len(w.in_flight) < w.threads]
+    idle = [w for w in core.open.values() if w.idle > 0]
     if not idle:
         return
-    free = sum(w.threads - len(w.in_flight) for w in idle)
+    free = sum(w.idle for w in idle)
     behind = [
         (worker.occupancy + core.now - worker.progress, worker)
         for worker in core.workers.values()
-        if len(worker.in_flight) > worker.threads
+        if worker.in_flight
+        and worker.idle < 0
         and (worker.occupancy > WINDOW / 2 or core.now - worker.progress > WINDOW / 2)
     ]
     for _, worker in sorted(behind, key=lambda pair: -pair[0]):
         tasks = list(worker.in_flight.values())
         asked = {task.id: task.attempt for task in tasks if worker.asked.get(task.id) == task.attempt}
-        surplus = len(tasks) - worker.threads - len(asked)
+        running = max(0, worker.threads - len(worker.unheard))  # at most
+        surplus = len(tasks) - running - len(asked)
         is_stuck = core.now - worker.progress > WINDOW / 2
         count = surplus if is_stuck else min(surplus, max(free, surplus // 2))
-        waiting = [task for task in tasks[worker.threads :] if task.id not in asked and _could_run(core, task, idle)]
+        waiting = [task for task in tasks[running:] if task.id not in asked and _could_run(core, task, idle)]
         waiting = waiting[-count:] if count > 0 else []
         worker.asked = asked | {task.id: task.attempt for task in waiting}
         if waiting:

@@ -185,6 +185,7 @@ class WorkerRecord:
         "retiring",
         "stored",
         "threads",
+        "unheard",
         "used",
     )
 
@@ -202,6 +203,8 @@ class WorkerRecord:
         """Tasks it has, oldest first."""
         self.occupancy = 0.0
         """Sum of their expected seconds."""
+        self.unheard: set[tuple[int, int]] = set()
+        """Cancelled tasks (and their attempts) that still run: a thread each."""
         self.progress = 0.0
         """When it last finished something, or was given something while it had nothing."""
         self.asked: dict[int, int] = {}
@@ -220,6 +223,11 @@ class WorkerRecord:
         self.executing = 0
         self.stored = 0
         self.resident = 0
+
+    @property
+    def idle(self) -> int:
+        """How many threads have nothing to do, as far as is known; negative where tasks wait."""
+        return self.threads - len(self.in_flight) - len(self.unheard)
 
     def __repr__(self) -> str:
         return f"<worker {self.name}>"

@@ -21,6 +21,10 @@ class WorkerCore:
         self.address = address
         self.assigned: dict[int, int] = {}
         """The live attempt of each task that is here: waiting, queued or running."""
+        self.unheard: set[tuple[int, int]] = set()
+        """Attempts that were cancelled after they had started: their threads are busy, and their outcome is dropped."""
+        self._cancelling: set[tuple[int, int]] = set()
+        """Cancelled attempts of which the executor has yet to say whether they had started."""
         self.waiting: dict[int, WaitingRecord] = {}
         self.inputs: dict[int, tuple[int, ...]] = {}
         """Of each assigned task that has any: its inputs that are not inline, each once."""

@@ -31,6 +31,7 @@ from hpccluster.protocol.messages import (
     ReplicasAdded,
     RunTask,
     RunTasks,
+    StillRunning,
     TakeBack,
     TaskFailed,
     TasksDone,
@@ -200,8 +201,10 @@ class WorkerState(WorkerCore):
                 live.payloads.append(payload)
                 live.sizes.append(size)
                 live.durations.append(duration)
-            elif payload is None:
+                continue
+            if payload is None:
                 stale.append((task, attempt))
+            self._end_unheard(task, attempt)
         if stale:
             self._out.actions.append(DiscardResults([task for task, _ in stale], [attempt for _, attempt in stale]))
         return live
@@ -210,6 +213,14 @@ class WorkerState(WorkerCore):
         if self.assigned.get(failed.task) == failed.attempt:
             self._forget(failed.task)
             self._out.messages.append(failed)
+        else:
+            self._end_unheard(failed.task, failed.attempt)
+
+    def _end_unheard(self, task: int, attempt: int) -> None:
+        """A cancelled task that ran on has ended: its thread is free."""
+        if (task, attempt) in self.unheard:
+            self.unheard.discard((task, attempt))
+            self._give_back([(task, attempt)])
 
     def _take_back(self, message: TakeBack) -> None:
         returned: list[tuple[int, int]] = []
@@ -229,9 +240,16 @@ class WorkerState(WorkerCore):
             if pair[0] not in self.waiting:
                 queued.append(pair)
             self._forget(pair[0])
+        self._cancelling.update(queued)
         self._withdraw(queued)
 
     def _withdrawn(self, event: Withdrawn) -> None:
+        if self._cancelling:
+            started = sorted(self._cancelling.difference(zip(event.tasks, event.attempts, strict=False)))
+            self._cancelling.clear()
+            self.unheard.update(started)
+            if started:
+                self._out.messages.append(StillRunning([task for task, _ in started], [at for _, at in started]))
         pairs = [pair for pair in self._live_pairs(event.tasks, event.attempts) if pair[0] not in self.waiting]
         for task, _ in pairs:
             self._forget(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpccluster.protocol.messages import RunTask
+from hpccluster.protocol.messages import RunTask, StillRunning, TasksReturned
 from hpccluster.testing.scheduler_env import SchedulerEnv
 from hpccluster.testing.scheduler_peers import ClientPeer
 from hpccluster.testing.scheduler_workers import WorkerPeer
@@ -105,3 +105,45 @@ def test_a_task_comes_home_when_it_had_started(env: SchedulerEnv) -> None:
     w1.finish("slow", "a")
     client.expect_results("slow", "a")
     assert not w1.take(RunTask)
+
+
+def cancelled_while_it_runs(client: ClientPeer, worker: WorkerPeer, label: str) -> RunTask:
+    (run,) = worker.expect_run(label)
+    client.cancel(label)
+    client.expect_cancelled(label)
+    worker.expect_cancel(label)
+    return run
+
+
+def test_nothing_goes_behind_a_cancelled_task_that_runs_on(env: SchedulerEnv) -> None:
+    client, w1 = env.client(), env.worker("w1")
+    client.submit("endless")
+    run = cancelled_while_it_runs(client, w1, "endless")
+    w1.say(StillRunning([run.task], [run.attempt]))
+    client.submit("a")
+    w2 = env.worker("w2")
+    w2.expect_run("a")
+    client.submit("b")
+    w1.say(TasksReturned([run.task], [run.attempt]))  # it has ended after all
+    w1.expect_run("b")
+
+
+def test_what_was_given_before_a_cancelled_task_was_known_to_run_on_is_taken_back(env: SchedulerEnv) -> None:
+    client, w1 = env.client(), env.worker("w1")
+    client.submit("endless")
+    run = cancelled_while_it_runs(client, w1, "endless")
+    client.submit("a")
+    w1.expect_run("a")
+    w1.say(StillRunning([run.task], [run.attempt]))
+    w2 = env.worker("w2")
+    env.tick(0.2)
+    w1.expect_take_back("a")
+    w1.give_back("a")
+    w2.expect_run("a")
+
+
+def test_no_worker_claims_more_cancelled_tasks_than_it_has_threads(env: SchedulerEnv) -> None:
+    client, w1 = env.client(), env.worker("w1", threads=2)
+    w1.say(StillRunning([1, 2, 3, 4], [0, 0, 0, 0]), TasksReturned([1, 2, 3, 4], [0, 0, 0, 0]))
+    client.submit("a", "b")
+    w1.expect_run("a", "b")

@@ -267,7 +267,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         at=pick,
         which=pick,
-        act=st.sampled_from(["read", "finish", "store", "start", "fail", "fail for good", "return"]),
+        act=st.sampled_from(
+            ["read", "finish", "store", "start", "fail", "fail for good", "return", "linger", "linger no more"]
+        ),
     )
     @precondition(lambda self: self.workers)
     def worker_acts(self, at: int, which: int, act: str) -> None:
@@ -276,6 +278,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             worker.read()
             return
         worker.read_all()
+        if act.startswith("linger"):
+            worker.linger() if act == "linger" else worker.end_lingering()
+            return
         if not worker.runs:
             return
         run = one_of(list(worker.runs.values()), which)

@@ -17,6 +17,7 @@ from hpccluster.protocol.messages import (
     Ping,
     ReplicasAdded,
     RunTasks,
+    StillRunning,
     TakeBack,
     TaskFailed,
     TasksDone,
@@ -289,15 +290,19 @@ class TestTakingBack:
         env.expect(TasksReturned([5], [1]))
         assert not env.state.fetches
 
-    def test_cancelled_tasks_are_forgotten_without_an_answer(self, env: WorkerEnv) -> None:
-        env.run(task(1), task(2), task(5, held(3, A)))
+    def test_cancelled_tasks_are_forgotten_but_those_that_run_are_told_of(self, env: WorkerEnv) -> None:
+        env.run(task(1), task(2), task(5, held(3, A)), task(4))
         env.skip()
-        env.scheduler(CancelTasks([1, 2, 5], [1, 1, 1]))
-        env.expect(Withdraw([1, 2], [1, 1]))
+        env.scheduler(CancelTasks([1, 2, 4, 5], [1, 1, 1, 1]))
+        env.expect(Withdraw([1, 2, 4], [1, 1, 1]))
         env.say(Source.EXECUTOR, Withdrawn([1], [1]))
-        env.finish(2)
-        env.expect()
+        env.expect(StillRunning([2, 4], [1, 1]))
         assert not env.state.assigned
+        env.finish(2)
+        env.expect(TasksReturned([2], [1]))
+        env.fail(4)
+        env.expect(TasksReturned([4], [1]))
+        assert not env.state.unheard
 
     def test_cancelling_another_attempt_changes_nothing(self, env: WorkerEnv) -> None:
         env.run(task(1, attempt=2))

@@ -13,6 +13,7 @@ from hpccluster.protocol.messages import (
     InputsMissing,
     Leave,
     RunTask,
+    StillRunning,
     TakeBack,
     TaskFailed,
     TasksDone,
@@ -61,6 +62,8 @@ class WorkerMachine(RuleBasedStateMachine):
         self.fetching: list[tuple[str, int]] = []
         self.open: set[Pair] = set()
         """Handed out and owed an outcome."""
+        self.unheard: set[Pair] = set()
+        """Cancelled, still running, and owed the news of its end."""
         self.ended = False
 
     # ---------------------------------------------------------------------------------------------------- the shell
@@ -101,7 +104,12 @@ class WorkerMachine(RuleBasedStateMachine):
                 match message:
                     case TasksDone(tasks, attempts) | TasksReturned(tasks, attempts):
                         for pair in zip(tasks, attempts, strict=True):
-                            self.close(pair)
+                            if pair in self.unheard:
+                                self.unheard.remove(pair)
+                            else:
+                                self.close(pair)
+                    case StillRunning(tasks, attempts):
+                        self.unheard |= set(zip(tasks, attempts, strict=True))
                     case TaskFailed(number, attempt) | InputsMissing(number, attempt):
                         self.close((number, attempt))
 
@@ -234,6 +242,12 @@ class WorkerMachine(RuleBasedStateMachine):
     def store_is_as_the_machine_says(self) -> None:
         if not self.ended:
             assert self.store == set(self.env.state.data)
+
+    @invariant()
+    def cancelled_tasks_that_run_are_told_of(self) -> None:
+        if not self.ended:
+            assert self.unheard == self.env.state.unheard
+            assert self.unheard <= {(run.task, run.attempt) for run in self.running}
 
     @invariant()
     def what_is_open_is_assigned(self) -> None:

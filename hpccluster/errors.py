@@ -12,6 +12,7 @@
     │   ├── LogsUnavailable
     │   └── CommandFailed               a command line ended badly; it may have worked all the same
     ├── JobError
+    │   ├── JobUnknown                  no job of that name or id in this cluster
     │   └── JobDied                     a job ended before its workers joined
     ├── CommError
     │   ├── LocalProtocolError          we misused the protocol
@@ -115,6 +116,12 @@ class JobError(HpcClusterError):
     """Something about one job."""
 
     exit_code = 4
+
+
+class JobUnknown(JobError):
+    """No job of that name or id is, or was, in this cluster."""
+
+    exit_code = 2
 
 
 class JobDied(JobError):

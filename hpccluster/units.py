@@ -25,15 +25,15 @@ _CLOCK = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-9]{1,2})(?::([0-9]{1,2}))?")
 def parse_bytes(value: str | float) -> int:
     """``"32GB"`` (10**9), ``"32GiB"`` (2**30), ``1024`` -> bytes. Raises `ValueError` with the accepted forms."""
     if isinstance(value, bool):
-        raise ValueError(f"not a size: {value!r}")
+        raise ValueError("not a size")
     if isinstance(value, int | float):
         if not 0 <= value < float("inf"):
-            raise ValueError(f"a size is not negative: {value!r}")
+            raise ValueError("a size is not negative")
         return int(value)
     match = _SIZE.fullmatch(value)
     unit = _SIZE_UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ValueError(f"not a size: {value!r} (write it as 32GB, 32GiB, 500MB or a number of bytes)")
+        raise ValueError("not a size; write it as 32GB, 32GiB, 500MB or a number of bytes")
     return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * int(unit)
 
 
@@ -53,10 +53,10 @@ def parse_duration(value: str | float) -> float:
     A clock of two parts is hours and minutes, as in batch directives of most systems. Raises `ValueError`.
     """
     if isinstance(value, bool):
-        raise ValueError(f"not a duration: {value!r}")
+        raise ValueError("not a duration")
     if isinstance(value, int | float):
         if not 0 <= value < float("inf"):
-            raise ValueError(f"a duration is not negative: {value!r}")
+            raise ValueError("a duration is not negative")
         return float(value)
     text = value.strip()
     if clock := _CLOCK.fullmatch(text):
@@ -65,7 +65,7 @@ def parse_duration(value: str | float) -> float:
             return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
     elif (match := _DURATION.fullmatch(text)) and match[2].lower() in _DURATION_UNITS:
         return float(match[1]) * _DURATION_UNITS[match[2].lower()]
-    raise ValueError(f"not a duration: {value!r} (write it as 01:00:00, 1-12:00:00, 20min, 2h or seconds)")
+    raise ValueError("not a duration; write it as 01:00:00, 1-12:00:00, 20min, 2h, 2 days or seconds")
 
 
 def format_clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hpccluster.backend.options import check_memory
 from hpccluster.cluster.manager import START_TIMEOUT, ClusterManager
 from hpccluster.errors import ConfigError
 from hpccluster.resources import default_processes
@@ -61,6 +62,8 @@ class LocalCluster(ClusterManager):
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in _OWN}
         workers, threads = _share(n_workers, threads_per_worker)
+        if memory_limit != "auto":
+            check_memory("memory_limit", memory_limit)
         has_size = n_workers is None and (scale is not None or adapt is not None)
         ClusterManager.__init__(
             self,
@@ -87,8 +90,9 @@ def _memory(workers: int, threads: int) -> int | None:
 def _share(workers: int | None, threads: int | None) -> tuple[int, int]:
     """Workers and threads of each: what is not said is chosen so that the machine is full."""
     for name, value in (("n_workers", workers), ("threads_per_worker", threads)):
-        if value is not None and (type(value) is not int or value < (1 if name == "threads_per_worker" else 0)):
-            raise ConfigError(f"LocalCluster: {name}={value!r}: a whole number is needed")
+        least = 1 if name == "threads_per_worker" else 0
+        if value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"LocalCluster: {name}={value!r}: a whole number is needed, at least {least}")
     cores = machine_cores()
     if workers is None:
         workers = default_processes(cores) if threads is None else max(1, cores // max(1, threads))

@@ -11,18 +11,21 @@ import re
 
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.backend.refusal import Refusal
-from hpccluster.errors import BackendError, CommandFailed
+from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed
 from hpccluster_slurm.options import DIRECTIVES, SlurmOptions, option_of
 
 UNREACHABLE = re.compile(
     r"timed out|unable to contact|connection (?:refused|reset|failure)|connect failure|zero bytes were transmitted|"
     r"temporarily unable|temporarily unavailable|standby|protocol authentication|authentication credential|munge|"
     r"broken pipe|no route to host|transport endpoint|unexpected message|lost connection|communication connection|"
-    r"communications? (?:failure|shutdown)|header lengths|problem talking to|could not establish a configuration|"
+    r"communications? (?:failure|shutdown)|header lengths|problem talking to|"
     r"reached now|slurmctld|controller",
     re.IGNORECASE,
 )
 """The controller was not reached, or did not answer in time."""
+
+NOT_SET_UP = re.compile(r"could not establish a configuration source", re.IGNORECASE)
+"""sbatch knew no controller to ask: there is no slurm.conf, and nobody to fetch it from."""
 
 _ARGUMENTS = (
     r"unrecognized option|invalid option|requires an argument|ambiguous|mutually exclusive|invalid numeric value|"
@@ -82,9 +85,16 @@ HINTS = {
 
 
 def classify(result: CommandResult, script: str, options: SlurmOptions) -> BackendError:
-    """What a failed sbatch means: `SubmitRefused` where there certainly is no job, else `CommandFailed`."""
+    """What a failed sbatch means: `SubmitRefused` or `BackendUnavailable` where there certainly is no job, else `CommandFailed`."""
     said = clean(result.stderr or result.stdout)
     summary = said or f"exit code {result.returncode}"
+    if NOT_SET_UP.search(said) and not result.stdout.strip():
+        return BackendUnavailable(
+            f"sbatch finds no Slurm here: {said}\n  fix: use a host that can submit jobs (ssh= does so from here), "
+            "or set $SLURM_CONF, also for programs that a login shell does not start",
+            code="HPC-SUBMIT-CONFIGURATION-MISSING",
+            details={"said": said},
+        )
     if UNREACHABLE.search(said):
         return CommandFailed(
             f"sbatch did not get an answer from Slurm: {summary}; the job may exist all the same",

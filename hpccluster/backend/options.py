@@ -352,6 +352,10 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
 
 
+LEAST_MEMORY = 1 << 20
+"""Bytes; no worker fits into less."""
+
+
 def check_values(options: JobOptions) -> None:
     """Refuse what could not be put safely into a job script, and sizes, times and numbers that are none.
 
@@ -365,8 +369,10 @@ def check_values(options: JobOptions) -> None:
     for name in options.env:
         if VARIABLE.fullmatch(name) is None:
             raise _bad_value("env", name, "not the name of an environment variable")
-    _check_parsed(options, parse_bytes, "memory", "job_memory", "job_mem")
-    _check_parsed(options, parse_duration, "walltime", "death_timeout")
+    for name in ("memory", "job_memory", "job_mem"):
+        check_memory(name, getattr(options, name, None))
+    for name in ("walltime", "death_timeout"):
+        _check_parsed(name, getattr(options, name), parse_duration)
     if options.walltime is not None and parse_duration(options.walltime) <= 0:
         raise _bad_value("walltime", options.walltime, "more than nothing; leave it out for the queue's own limit")
     if options.python is not None:
@@ -384,14 +390,19 @@ def check_values(options: JobOptions) -> None:
         raise _bad_value("gpus", options.gpus, "not negative")
 
 
-def _check_parsed(options: JobOptions, parse: Callable[[str | float], float], *names: str) -> None:
-    for name in names:
-        value = getattr(options, name, None)
-        if value is not None:
-            try:
-                parse(value)
-            except ValueError as error:
-                raise _bad_value(name, value, str(error)) from None
+def check_memory(name: str, value: str | float | None) -> None:
+    """Refuse what is no size, and a size so small that its unit was forgotten. Raises `ConfigError`."""
+    _check_parsed(name, value, parse_bytes)
+    if value is not None and 0 < parse_bytes(value) < LEAST_MEMORY:
+        raise _bad_value(name, value, f"that is {parse_bytes(value)} bytes; write the unit, as in {name}='32GB'")
+
+
+def _check_parsed(name: str, value: str | float | None, parse: Callable[[str | float], float]) -> None:
+    if value is not None:
+        try:
+            parse(value)
+        except ValueError as error:
+            raise _bad_value(name, value, str(error)) from None
 
 
 def _bad_value(name: str, value: object, why: str) -> ConfigError:

@@ -58,7 +58,7 @@ def cleanup_command(
     try:
         age = parse_duration(older_than)
     except ValueError as error:
-        raise ConfigError(f"--older-than: {error}") from error
+        raise ConfigError(f"--older-than {older_than}: {error}") from error
     for name in (*names, *gone):
         find_cluster(name)
     only = {*names, *gone} if names else set()

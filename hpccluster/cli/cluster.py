@@ -101,7 +101,7 @@ def scale_command(
     try:
         size = None if memory is None else parse_bytes(memory)
     except ValueError as error:
-        raise ConfigError(f"--memory: {error}") from error
+        raise ConfigError(f"--memory {memory}: {error}") from error
     given = {
         unit: amount
         for unit, amount in (("workers", workers), ("jobs", jobs), ("cores", cores), ("memory", size))

@@ -103,6 +103,8 @@ async def _describe_one(record: HeadRecord, directory: Path) -> dict[str, Any]:
     try:
         info = await _ask(directory, "info", {}, LOOK_TIMEOUT)
     except CommError as error:
+        if record.unconfirmed:  # a head that still tries to end its jobs takes no more questions
+            return facts | {"state": "closing"}
         return facts | {"state": "unreachable", "reason": str(error).splitlines()[0]}
     except HpcClusterError as error:
         return facts | {"reason": str(error).splitlines()[0]}

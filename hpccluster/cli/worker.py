@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,11 @@ def make_settings(options: WorkerOptions) -> WorkerSettings:
     path, addresses = _scheduler(options)
     if options.no_nanny and options.nworkers != 1:
         raise ConfigError("--no-nanny is for one worker")
-    try:
-        # --memory-limit is that of a worker here, that of all of them there
-        memory = 0 if options.memory_limit is None else parse_bytes(options.memory_limit) * options.nworkers
-        timeout = DEATH_TIMEOUT if options.death_timeout is None else parse_duration(options.death_timeout)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    # --memory-limit is that of a worker here, that of all of them there
+    limit = options.memory_limit
+    memory = 0 if limit is None else int(_parsed("--memory-limit", parse_bytes, limit)) * options.nworkers
+    patience = options.death_timeout
+    timeout = DEATH_TIMEOUT if patience is None else _parsed("--death-timeout", parse_duration, patience)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return WorkerSettings(
         connection_file=path,
@@ -73,6 +73,13 @@ def make_settings(options: WorkerOptions) -> WorkerSettings:
         host=options.host or "",
         nanny=not options.no_nanny,
     )
+
+
+def _parsed(option: str, parse: Callable[[str | float], float], value: str) -> float:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{option} {value}: {error}") from error
 
 
 def _scheduler(options: WorkerOptions) -> tuple[Path | None, tuple[str, ...]]:

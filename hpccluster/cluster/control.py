@@ -33,6 +33,10 @@ from hpccluster.protocol.messages import (
 
 OnNotice = Callable[[str, str], None]
 
+HOLD = 0.3
+"""Seconds that a notice is kept while something is asked: where the answer is an error with the same words, the notice is
+not shown."""
+
 
 class Control:
     """Questions to one head, and its answers. Lives on one event loop."""
@@ -43,6 +47,8 @@ class Control:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Value]] = {}
         self._lost: CommError | None = None
+        self._held: list[Notice] = []
+        self._raised = ""
         channel.start(to_client, self._on_messages, self._on_lost)
 
     @classmethod
@@ -79,6 +85,7 @@ class Control:
 
     async def close(self) -> None:
         """Bounded, idempotent."""
+        self._show_held()
         await self._channel.close()
 
     def _on_messages(self, messages: list[SchedulerToClient]) -> None:
@@ -89,9 +96,20 @@ class Control:
             elif isinstance(message, Failure):
                 if (future := self._waiting.get(message.id)) and not future.done():
                     error = errors.from_name(message.error, message.message, message.code, message.details)
+                    self._raised = error.message
                     future.set_exception(error)
-            elif isinstance(message, Notice) and self._on_notice is not None:
-                self._on_notice(message.level, message.text)
+            elif isinstance(message, Notice):
+                self._held.append(message)
+                if self._waiting:
+                    asyncio.get_running_loop().call_later(HOLD, self._show_held)
+                else:
+                    self._show_held()
+
+    def _show_held(self) -> None:
+        held, self._held = self._held, []
+        for notice in held:
+            if self._on_notice is not None and notice.text != self._raised:
+                self._on_notice(notice.level, notice.text)
 
     def _on_lost(self, error: CommError | None) -> None:
         self._lost = error or PeerLost("the head has closed the connection")

@@ -18,6 +18,7 @@ from hpccluster.backend.options import JobOptions, build_options
 from hpccluster.backend.registry import get_plugin
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.config import Config, ResolvedCluster, load_config
+from hpccluster.config.schema import KEYWORD
 from hpccluster.errors import ClusterNameTaken, ClusterNotFound, ConfigError
 from hpccluster.head.directory import (
     HeadRecord,
@@ -149,7 +150,8 @@ def check_description(resolved: ResolvedCluster) -> None:
             check()
         except ConfigError as error:
             text = error.message if error.message.startswith(key) else f"{key}: {error.message}"
-            raise ConfigError(f"{origins[key]}: {text}", code=error.code, details=error.details) from None
+            where = "" if resolved.origins[key] == KEYWORD else f"{origins[key]}: "
+            raise ConfigError(f"{where}{text}", code=error.code, details=error.details) from None
 
 
 def _check_adapt(wishes: Mapping[str, Any] | None, options: JobOptions) -> None:

@@ -20,8 +20,12 @@ def with_named_keywords(init: Callable[..., None]) -> Callable[..., None]:
         if unknown:
             from hpccluster.config import suggest  # reads YAML, and is needed only here
 
+            answers: dict[str, list[str]] = {}
+            for key in unknown:
+                answers.setdefault(suggest(key, known), []).append(repr(key))
             kind = type(self).__name__
-            raise ConfigError("\n".join(f"{kind}: unknown keyword {key!r}{suggest(key, known)}" for key in unknown))
+            lines = (f"{kind}: unknown keyword {', '.join(keys)}{answer}" for answer, keys in answers.items())
+            raise ConfigError("\n".join(lines))
         init(self, *args, **keywords)
 
     return checked

@@ -132,7 +132,7 @@ class StartingHead:
             bufsize=0,
             start_new_session=True,
         )
-        self._is_told = self._is_ready = False
+        self._is_told = self._is_ready = self._is_detached = False
 
     def finish(self, spec: HeadSpec, *, timeout: float = START_TIMEOUT) -> HeadProcess:
         """Tell it what it is, and wait until it is ready.
@@ -146,7 +146,7 @@ class StartingHead:
         process = self._process
         try:
             _settle_former(spec)
-            self._is_told = True
+            self._is_told, self._is_detached = True, spec.detached
             line = _converse(process, spec, time.monotonic() + timeout)
             head = HeadProcess(process, decode_answer(line))
         except BaseException:
@@ -166,6 +166,8 @@ class StartingHead:
             return
         if not self._is_told:
             process.kill()  # it has done nothing yet
+        elif self._is_detached:
+            process.terminate()  # the end of the pipe says nothing to one that has no owner
         _close(process.stdin)
         if not _wait(process, GOING_TIME):
             process.terminate()

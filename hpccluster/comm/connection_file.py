@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpccluster.errors import ClusterNotFound, CredentialError
+from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError
 from hpccluster.protocol.messages import Role
 
 STATE_DIRECTORY_VARIABLE = "HPCCLUSTER_STATE_DIRECTORY"
@@ -80,7 +80,7 @@ def known_directories() -> list[Path]:
 
 def remember_directory(path: Path) -> None:
     """Have `known_directories` list this state directory, too (``state_directory=``). A help only: it never fails."""
-    with suppress(OSError, CredentialError):
+    with suppress(OSError, ConfigError, CredentialError):
         usual = state_directory()
         if path == usual or path in known_directories() or "\n" in str(path):
             return
@@ -112,7 +112,10 @@ def check_parent(path: Path) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """``path`` as a directory of ours with mode 0700, made if need be; raises `CredentialError`."""
+    """``path`` as a directory of ours with mode 0700, made if need be.
+
+    Raises `ConfigError` where it cannot be made, `CredentialError` where it is not safe.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -122,8 +125,9 @@ def private_directory(path: Path) -> Path:
             pass
         status = path.lstat()
     except OSError as error:
-        raise CredentialError(
-            f"cannot make the directory {path}: {error.strerror}\n  fix: set ${STATE_DIRECTORY_VARIABLE} to one that you own"
+        raise ConfigError(
+            f"cannot make the directory {path}: {error.strerror}\n"
+            f"  fix: set state_directory= (or ${STATE_DIRECTORY_VARIABLE}) to one that you can write"
         ) from error
     if not stat.S_ISDIR(status.st_mode):
         what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
@@ -200,7 +204,7 @@ def find_connection_file(where: str, role: Role, directory: Path | None = None) 
     else:
         found = [path for path in clusters if path.name == where]
     if not found:
-        known = ", ".join(path.name for path in clusters) or "none"
+        known = ", ".join(path.name for path in clusters if (path / f"{role}.json").exists()) or "none that runs"
         fix = f"\n  fix: copy a file to here (hpccluster credentials export NAME --role {role}), and give its path"
         raise ClusterNotFound(
             f"no cluster {where!r} is known in {', '.join(map(str, places))}\n  known: {known}{fix if '://' in where else ''}"

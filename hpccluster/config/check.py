@@ -9,7 +9,7 @@ import difflib
 import re
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
@@ -45,6 +45,15 @@ _RENAMED = {
     "time": "walltime",
 }
 """What users of other packages write, and what it is called here."""
+
+_NOT_HERE = {
+    "asynchronous": "calls wait for their answer; in an event loop, make them in a thread",
+    "dashboard_address": "only dask's engine has a dashboard, and chooses its address (engine='dask')",
+    "scheduler_options": "host, port, interface and protocol are keywords of their own",
+    "security": "TLS is always on and needs no files; protocol='tcp' is without",
+    "silence_logs": "nothing is logged to the terminal; get_logs() shows what head and jobs have written",
+}
+"""What they also write, and why there is nothing like it here."""
 
 _WORDS = {
     "str": "text",
@@ -96,6 +105,8 @@ def suggest(key: str, known: Collection[str]) -> str:
     """What to write in place of an unknown key: the end of an error's line."""
     if _RENAMED.get(key) in known:
         return f"; here it is called {_RENAMED[key]!r}"
+    if key in _NOT_HERE:
+        return f"; {_NOT_HERE[key]}"
     if near := difflib.get_close_matches(key, known, 1, cutoff=0.6):
         return f"; did you mean {near[0]!r}?"
     return f"; known are: {', '.join(sorted(known))}"
@@ -141,7 +152,7 @@ def convert(node: Node, kind: Any, path: str) -> Any:
     except msgspec.ValidationError as error:
         if node.text is not None and _fits(node.text, kind):
             return node.text
-        raise ConfigError(f"{_prefix(node.origin)}{_explain(str(error), path, value)}") from error
+        raise ConfigError(f"{_prefix(node.origin)}{_explain(str(error), path, value, kind)}") from error
     return value
 
 
@@ -153,7 +164,7 @@ def _fits(text: str, kind: Any) -> bool:
     return True
 
 
-def _explain(problem: str, path: str, value: Any) -> str:
+def _explain(problem: str, path: str, value: Any, kind: Any) -> str:
     """msgspec's words in ours: ``slurm.cores: expected a whole number, got 'eight'``."""
     match = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", problem, re.DOTALL)
     assert match is not None
@@ -168,7 +179,25 @@ def _explain(problem: str, path: str, value: Any) -> str:
         else:
             hint = "; quote it" if "str" in expected[1].split(" | ") and isinstance(value, int | float) else ""
         return f"{path}{where}: {text}, got {show(value)}{hint}"
+    if text.startswith("Invalid enum value"):
+        return f"{path}{where}: {show(value)} is none of {', '.join(_choices(kind))}"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        return f"{path}{where}: unknown key {unknown[1]!r}{suggest(unknown[1], _keys(kind))}"
     return f"{path}{where}: {text[:1].lower()}{text[1:]}" + ("" if "got" in text else f", got {show(value)}")
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values that a type of a few values allows."""
+    if typing.get_origin(kind) is typing.Literal:
+        return [str(choice) for choice in typing.get_args(kind)]
+    return [choice for part in typing.get_args(kind) for choice in _choices(part)]
+
+
+def _keys(kind: Any) -> list[str]:
+    """The keys of the mappings that a type has in it."""
+    own = [item.name for item in fields(kind)] if isinstance(kind, type) and is_dataclass(kind) else []
+    own += getattr(kind, "__struct_fields__", ())
+    return own + [key for part in typing.get_args(kind) for key in _keys(part)]
 
 
 def _prefix(origin: Origin) -> str:

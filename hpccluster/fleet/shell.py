@@ -17,7 +17,7 @@ from typing import assert_never
 
 from hpccluster.backend.base import Backend
 from hpccluster.engine.base import Engine, EngineEvents, WorkerInfo
-from hpccluster.errors import ClusterClosed, ClusterError, HpcClusterError, JobError
+from hpccluster.errors import ClusterClosed, ClusterError, HpcClusterError, JobUnknown
 from hpccluster.fleet import answers
 from hpccluster.fleet.asking import ask, explain
 from hpccluster.fleet.crew import Crew
@@ -289,7 +289,7 @@ class Fleet:
         running = [row for row in rows if row.phase == Phase.RUNNING and not row.workers][:_LAST_WORDS]
         logs = await self._performer.logs.read_all(self._readable(running), self._settings.log_lines)
         last_words = {name: lines[-1] for name, text in logs.items() if (lines := text.strip().splitlines())}
-        hints = [f"only {self.plan} workers are planned: scale() asks for more"] if self.plan < n else []
+        hints = [f"planned workers: {self.plan}; scale() asks for more"] if self.plan < n else []
         if self._state.brake.trouble in (Trouble.LIMIT, Trouble.UNCLEAR):
             hints.append(f"{self.current_plan().held} jobs are held back: {self._state.brake.cause}")
         have = len(self._connected)
@@ -339,12 +339,12 @@ class Fleet:
     async def logs(self, job: str | None = None, tail: int | None = None) -> dict[str, str]:
         """What each job has written, by its name; ``job`` (a name or id) asks for one. Where there is nothing yet it says why.
 
-        Raises `JobError` for a job that we do not know.
+        Raises `JobUnknown` for a job that we do not know.
         """
         rows = [row for row in self.jobs() if job is None or job in (row.name, row.id)]
         if not rows and job is not None:
             known = ", ".join(row.id or row.name for row in self.jobs()) or "none"
-            raise JobError(f"no job {job!r} in this cluster; there are: {known}", code="HPC-JOB-UNKNOWN")
+            raise JobUnknown(f"no job {job!r} in this cluster; there are: {known}", code="HPC-JOB-UNKNOWN")
         texts = await self._performer.logs.read_all(self._readable(rows), tail)
         waiting = {row.name: f"[{row.state}: {row.reason or 'no reason given'}]" for row in rows if not row.node}
         return {row.name: texts.get(row.name, "") or waiting.get(row.name, "") for row in rows}

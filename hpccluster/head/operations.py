@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -208,7 +209,7 @@ def _checked(
         try:
             typed = msgspec.convert(arguments, kind, strict=True)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{name}: {error}") from None
+            raise ConfigError(f"{name}: {_plain_words(error)}") from None
         return await operation(typed)
 
     return call
@@ -230,7 +231,19 @@ def parse_adapt(wishes: Mapping[str, Any]) -> AdaptSettings:
     try:
         return msgspec.convert(values, AdaptSettings, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"adapt: {error}") from None
+        raise ConfigError(f"adapt: {_plain_words(error)}") from None
+
+
+_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def _plain_words(error: msgspec.ValidationError) -> str:
+    """msgspec's words with the argument's name in front, as users write it."""
+    text, _, path = str(error).partition(" - at `$.")
+    text = re.sub(
+        "`([^`]*)`", lambda types: " or ".join(_WORDS.get(t, t) for t in types[1].split(" | ") if t != "null"), text
+    )
+    return f"{path.rstrip('`')}: {text[:1].lower()}{text[1:]}" if path else text
 
 
 def _tail(path: Path, lines: int | None) -> str:

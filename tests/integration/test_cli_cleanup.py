@@ -60,7 +60,7 @@ def test_nothing_is_left_where_nothing_was(commands: Commands) -> None:
     told = json.loads(commands.out("cleanup", "--json"))
     assert told == {"found": [], "kept": [], "unknown_jobs": [], "removed": False}
     assert "no cluster 'x'" in commands.err("cleanup", "x", code=5)
-    assert "--older-than: not a duration" in commands.err("cleanup", "--older-than", "soon", code=2)
+    assert "--older-than soon: not a duration" in commands.err("cleanup", "--older-than", "soon", code=2)
 
 
 def test_the_waiting_jobs_of_a_dead_head_are_shown_and_cancelled(commands: Commands, slurm: FakeSlurm) -> None:

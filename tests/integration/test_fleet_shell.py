@@ -15,7 +15,7 @@ from hpccluster.errors import (
     ClusterError,
     ConfigError,
     JobDied,
-    JobError,
+    JobUnknown,
     StartTimeout,
     SubmitRefused,
 )
@@ -189,7 +189,7 @@ def test_whoever_waits_too_long_is_told_which_jobs_wait_and_why() -> None:
             assert text[2] == "      meaning: other jobs are before it"
             assert text[3] == "  481518  RUNNING, for 2m00s"
             assert text[4] == "      its log ends with: connecting to tls://10.1.0.7:8786"
-            assert text[5] == "  only 8 workers are planned: scale() asks for more"
+            assert text[5] == "  planned workers: 8; scale() asks for more"
             assert world.said("1 jobs wait in the queue: Priority")
 
     check(story())
@@ -376,7 +376,7 @@ def test_logs_of_running_waiting_and_unknown_jobs() -> None:
             first, second = (row.name for row in world.fleet.jobs())
             assert await world.fleet.logs(tail=1) == {first: "two", second: "[PENDING: Priority]"}
             assert await world.fleet.logs("481517") == {first: "one\ntwo"}
-            with pytest.raises(JobError, match="481517, 481518"):
+            with pytest.raises(JobUnknown, match="481517, 481518"):
                 await world.fleet.logs("7")
             world.backend.is_down = True
             assert (await world.fleet.logs(first))[first] == "[cannot be reached]"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpccluster import ClusterManager
-from hpccluster.cluster.launch import start_head
+from hpccluster.cluster.launch import GOING_TIME, start_head
 from hpccluster.errors import BackendNotFound, ClusterError, ConfigError, HpcClusterError
 from hpccluster.head.directory import HeadRecord, read_record
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
@@ -90,7 +90,7 @@ def test_a_program_that_cannot_be_run_leaves_nothing(state: Path) -> None:
 
 def test_a_detached_head_survives_whoever_started_it(state: Path, tmp_path: Path) -> None:
     code = (
-        "from hpccluster.cluster.launch import start_head\n"
+        "from hpccluster.cluster.launch import GOING_TIME, start_head\n"
         "from hpccluster.head.spec import HeadSpec\n"
         "start_head(HeadSpec(name='sweep', backend='local', options={'cores': 1}, detached=True))\n"
     )
@@ -172,3 +172,11 @@ def test_an_owner_that_does_not_wait_is_an_end_like_any_other(state: Path) -> No
         start_head(make_spec(), timeout=0.0)
     wait_until_gone(state)
     assert files_of(state) == []
+
+
+def test_a_detached_head_that_nobody_waits_for_is_told_to_end(state: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match="not ready in time"):
+        start_head(make_spec(detached=True), timeout=0.0)
+    assert time.monotonic() - began < GOING_TIME  # the end of its pipe alone would tell it nothing
+    wait_until_gone(state)

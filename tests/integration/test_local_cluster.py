@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from hpccluster import Client, ClusterManager, LocalCluster
-from hpccluster.errors import ClusterClosed, ClusterError, ClusterNotFound, ConfigError, CredentialError, StartTimeout
+from hpccluster.errors import (
+    ClusterClosed,
+    ClusterError,
+    ClusterNotFound,
+    ConfigError,
+    CredentialError,
+    JobDied,
+    StartTimeout,
+)
 from hpccluster.head.directory import read_record
 from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
 from support.deadline import wait_until
@@ -138,6 +146,12 @@ def test_an_owner_that_is_killed_at_any_moment_of_its_start_leaves_nothing(state
         process.communicate()
     wait_until_gone(state)
     assert files_of(state) == []
+
+
+def test_a_death_that_is_raised_is_not_told_a_second_time(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(JobDied, match="HPC-JOB-PYTHON-MISSING"):
+        LocalCluster(n_workers=1, python="/no/such/python")
+    assert [record.getMessage() for record in caplog.records if "ended before" in record.getMessage()] == []
 
 
 def test_an_interrupt_ends_the_cluster(state: Path) -> None:

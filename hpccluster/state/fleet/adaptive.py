@@ -78,7 +78,7 @@ def limits_in_jobs(settings: AdaptSettings, resources: JobResources) -> AdaptLim
     if most is not None and least > most:
         raise ConfigError(
             f"adapt: the minimum needs {least} jobs but the maximum allows {most} "
-            f"(a job has {resources.processes} workers and {resources.cores} cores)"
+            f"(workers a job: {resources.processes}, cores: {resources.cores})"
         )
     return AdaptLimits(
         minimum=least,

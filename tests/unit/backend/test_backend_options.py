@@ -47,6 +47,8 @@ def test_all_unknown_keywords_are_told_with_suggestions() -> None:
         ({"processes": -1}, "processes=-1: at least 1"),
         ({"gpus": -1}, "gpus=-1: not negative"),
         ({"memory": "3 apples"}, "memory='3 apples': not a size"),
+        ({"memory": 32}, "memory=32: that is 32 bytes; write the unit, as in memory='32GB'"),
+        ({"job_mem": "64"}, "job_mem='64': that is 64 bytes"),
         ({"job_memory": "x"}, "job_memory='x': not a size"),
         ({"walltime": "1:99"}, "walltime='1:99': not a duration"),
         ({"walltime": 0}, "walltime=0: more than nothing"),

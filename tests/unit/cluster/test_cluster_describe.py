@@ -79,4 +79,7 @@ def test_a_keyword_that_is_unknown_or_called_otherwise_here_is_named() -> None:
         SLURMCluster(project="x")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"LocalCluster: unknown keyword 'n_wrokers'; did you mean 'n_workers'"):
         LocalCluster(n_wrokers=2)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError) as caught:
+        LocalCluster(foo=1, bar=2, time=3)  # type: ignore[call-arg]
+    assert str(caught.value).count("known are: ") == 1
     assert "walltime" in inspect.signature(SLURMCluster).parameters

@@ -188,7 +188,7 @@ def test_a_wrong_variable_is_named(environ: dict[str, str], expected: str) -> No
         ("slurm: {adapt: {maximum_job: 3}}", "slurm.adapt.maximum_job: unknown key; did you mean 'maximum_jobs'?"),
         ("slurm: {adapt: {maximum: x}}", "slurm.adapt.maximum: expected a whole number, got 'x'"),
         ("slurm: {scale: 4}", "slurm.scale: expected a mapping such as {jobs: 4}, got 4"),
-        ("slurm: {protocol: http}", "slurm.protocol: invalid enum value 'http'"),
+        ("slurm: {protocol: http}", "slurm.protocol: 'http' is none of tls, tcp"),
         ("slurm: {port: 70000}", "slurm.port: expected a whole number <= 65535, got 70000"),
         ("slurm: [1]", "0.yaml line 1: slurm: expected a mapping (key: value), got a list"),
         ("slrum: {cores: 1}", "0.yaml line 1: slrum: no backend 'slrum'"),
@@ -212,6 +212,8 @@ def test_what_is_wrong_is_said_with_file_line_and_path(text: str, expected: str)
 def test_wrong_keywords_are_named() -> None:
     assert problem("", qeue="x") == "qeue: unknown keyword; did you mean 'queue'?"
     assert problem("", cores="x") == "cores: expected a whole number, got 'x'"
+    assert problem("", protocol="udp") == "protocol: 'udp' is none of tls, tcp"
+    assert "get_logs()" in problem("", silence_logs=True)
 
 
 def test_all_problems_come_in_one_error() -> None:

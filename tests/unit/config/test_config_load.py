@@ -67,7 +67,7 @@ def test_an_alias_is_what_it_stands_for() -> None:
         ("a: [1", "f.yaml line 2: not YAML: "),
         ("a: b: c", "f.yaml line 1: not YAML: "),
         ("\x00", "f.yaml: not YAML: "),
-        ("[" * 100_000, "nested deeper than 20 levels"),
+        ("[" * 100_000, "nest"),  # said by PyYAML itself since 6.0.4
         ("{a: " * 1000, "nested deeper than 20 levels"),
         ("- 1\n" * 30_000, "more than 20,000 values"),
     ],

@@ -124,7 +124,7 @@ def test_a_directory_that_others_can_enter_or_have_put_there_is_refused(tmp_path
     for name in ("open", "link", "file"):
         with pytest.raises(CredentialError):
             ClusterDirectory.claim(tmp_path, make_record(name))
-    with pytest.raises(CredentialError, match="STATE_DIRECTORY"):
+    with pytest.raises(ConfigError, match="STATE_DIRECTORY"):
         ClusterDirectory.claim(tmp_path / "file" / "state", make_record())
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

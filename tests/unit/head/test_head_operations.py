@@ -22,7 +22,7 @@ def test_limits_are_read_as_people_write_them() -> None:
     ("wishes", "words"),
     [
         ({"maximal": 3}, "unknown keyword 'maximal'"),
-        ({"maximum": "three"}, "Expected `int"),
+        ({"maximum": "three"}, "adapt: maximum: expected a whole number, got text"),
         ({"interval": "soon"}, "interval='soon'"),
         ({"maximum_memory": []}, "maximum_memory"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hpccluster.backend.dialect import CommandResult
-from hpccluster.errors import CommandFailed, SubmitRefused
+from hpccluster.errors import BackendUnavailable, CommandFailed, SubmitRefused
 from hpccluster.ids import JobName
 from hpccluster.job import JobSpec
 from hpccluster_slurm.backend import SlurmBackend
@@ -115,7 +115,6 @@ def test_refusal(cause: str, stderr: str, options: dict[str, Any], blamed: str, 
         "sbatch: error: Munge encode failed: Failed to access \"/run/munge/munge.socket.2\": No such file or directory",
         # a refusal and a time-out in one output: the time-out counts
         f"sbatch: error: invalid partition specified: x\n{FAILED}Socket timed out on send/recv operation",
-        "sbatch: error: fetch_config: DNS SRV lookup failed\nsbatch: fatal: Could not establish a configuration source",
     ],
 )  # fmt: skip
 def test_no_answer_is_never_a_refusal(stderr: str) -> None:
@@ -124,6 +123,14 @@ def test_no_answer_is_never_a_refusal(stderr: str) -> None:
     assert isinstance(error, CommandFailed)
     assert error.code == "HPC-SUBMIT-UNREACHABLE"
     assert "may exist" in str(error)
+
+
+def test_a_host_that_is_not_set_up_for_slurm_has_submitted_nothing() -> None:
+    script, made = make({})
+    said = "sbatch: error: fetch_config: DNS SRV lookup failed\nsbatch: fatal: Could not establish a configuration source\n"
+    error = classify(CommandResult(("sbatch",), 1, "", said), script, made)
+    assert isinstance(error, BackendUnavailable)
+    assert "$SLURM_CONF" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
+from hpccluster.errors import ResultLost
 from hpccluster.protocol.messages import TaskErrorBody
 
 _references: ContextVar[Any] = ContextVar("references", default=None)
@@ -151,6 +152,28 @@ class _Flat:
 
 _FLAT = (bytes, bytearray)
 _FLAT_LIMIT = 64 * 1024
+
+
+def dump_loss(text: str) -> list[bytes | memoryview]:
+    """Frames that raise `ResultLost` where they are loaded: whoever needs the value hears why there is none.
+
+    To be told that it is nowhere would have it computed again, for as long as its pickling fails.
+    """
+    return [pickle.dumps(_Loss(text), protocol=5)]
+
+
+class _Loss:
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> tuple[Callable[[str], NoReturn], tuple[str]]:
+        return _lose, (self.text,)
+
+
+def _lose(text: str) -> NoReturn:
+    raise ResultLost(text)
 
 
 def load_frames(frames: Sequence[bytes | bytearray | memoryview]) -> Any:

@@ -229,6 +229,9 @@ class Client:
                 raise StartTimeout(
                     f"no worker took {len(pushes)} pieces of data within {timeout} s: is there one (scale, wait_for_workers)?"
                 ) from None
+            for future in futures:
+                if future._record.state is FutureState.ERRED:  # there were workers, and none could be reached
+                    raise future._error()
         return futures
 
     def cancel(self, futures: Future[Any] | Iterable[Future[Any]]) -> None:

@@ -16,7 +16,7 @@ from hpccluster.comm.data import DataConnection
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HandshakeFailed, PeerLost, RemoteProtocolError, ResultLost
 from hpccluster.protocol.messages import DataAccepted, DataHeader, GetData, Hello, PushData, Role
-from hpccluster.protocol.payload import dump_frames, load_frames
+from hpccluster.protocol.payload import dump_frames, dump_loss, load_frames
 from hpccluster.runtime.results import array_size
 
 Frame: TypeAlias = bytes | bytearray | memoryview
@@ -145,8 +145,8 @@ async def serve_data(
 async def _send(connection: DataConnection, store: DataStore, task: int) -> None:
     try:
         frames = await store.frames(task)
-    except Exception:  # noqa: BLE001 - user code: pickling runs whatever the value's class says
-        frames = None
+    except Exception as error:  # noqa: BLE001 - user code: pickling runs whatever the value's class says
+        frames = dump_loss(f"the result of task {task} cannot be pickled any more: {type(error).__name__}: {error}")
     if frames is None:
         await connection.send(DataHeader(task, False, []))
         return

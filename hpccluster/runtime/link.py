@@ -39,6 +39,11 @@ log = logging.getLogger("hpccluster.client")
 TIDY_INTERVAL = 0.1
 """Seconds between looks for futures that were garbage collected."""
 
+UNREACHED_TRIES = 3
+"""How often a result is asked for at addresses of which none answers, before that is the outcome."""
+UNREACHED_PAUSE = 1.0
+"""Seconds between two of these."""
+
 
 class ClientLink:
     """The loop thread's half of a `Client`."""
@@ -62,7 +67,7 @@ class ClientLink:
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self._locations: dict[int, asyncio.Future[DataLocation | None]] = {}
-        self._placements: dict[int, asyncio.Future[DataPlacement]] = {}
+        self._placements: dict[int, asyncio.Future[DataPlacement | None]] = {}
         self._fetcher = DataFetcher(hello, security)
         self._lost: HpcClusterError | None = None
         self.send: Callable[..., None] = channel.send
@@ -102,9 +107,11 @@ class ClientLink:
             if record.state is FutureState.STORED:  # it was there, was lost, and cannot be had again
                 record.state, record.outcome = state, outcome
             record.settle(state, outcome)
-        location = self._locations.pop(number, None)
+        location, placement = self._locations.pop(number, None), self._placements.pop(number, None)
         if location is not None and not location.done():
             location.set_result(None)
+        if placement is not None and not placement.done():
+            placement.set_result(None)
 
     def _location(self, message: DataLocation) -> None:
         location = self._locations.pop(message.future, None)
@@ -185,6 +192,7 @@ class ClientLink:
     async def fetch(self, record: FutureRecord) -> tuple[HpcClusterError | None, Any]:
         """A stored result as ``(None, value)``; or ``(error, None)``, with the record's state telling why."""
         failed: list[str] = []
+        unreached = 0
         for _ in range(100):  # each turn follows a loss that the scheduler mends; no cluster loses as often
             try:
                 location = await asyncio.shield(self._ask(self._locations, record.id, LocateData(record.id, failed)))
@@ -194,17 +202,26 @@ class ClientLink:
                 return PeerLost("the result is gone"), None
             if location.payload is not None:
                 return None, payload.loads(location.payload)
-            failed = []
+            failed, answered, why = [], False, ""
             for address in location.addresses:
                 try:
                     values = await self._fetcher.fetch(address, [location.task])
                 except CommError as error:
                     log.debug("cannot fetch %s from %s: %s", record.id, address, error)
                     failed.append(address)
+                    why = str(error)
                     continue
                 if location.task in values:
                     return None, values[location.task]
                 failed.append(address)
+                answered = True
+            if not answered:  # not even the head that relays: that is no news of the holders
+                failed = []
+                unreached += 1
+                if unreached == UNREACHED_TRIES:
+                    holders = ", ".join(location.addresses)
+                    return PeerLost(f"the result is there, but none of {holders} can be reached from here: {why}"), None
+                await asyncio.sleep(UNREACHED_PAUSE)
         return PeerLost("the result was lost again and again"), None
 
     async def push(self, record: FutureRecord, frames: list[Any], size: int, workers: list[str]) -> None:
@@ -212,6 +229,8 @@ class ClientLink:
         message: Message = PlaceData(record.id, size, workers)
         while True:
             placement = await self._ask(self._placements, record.id, message)
+            if placement is None:
+                return  # the record has the error
             try:
                 await self._fetcher.push(placement.address, placement.task, frames)
             except CommError as error:

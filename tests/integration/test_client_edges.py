@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from hpccluster import Client, LocalCluster
-from hpccluster.errors import LocalProtocolError, TaskCancelled
+from hpccluster.errors import LocalProtocolError, PeerLost, ResultLost, TaskCancelled
 from support.deadline import wait_until
 
 
@@ -180,3 +181,58 @@ def test_no_task_waits_behind_a_cancelled_one_that_never_ends(tmp_path: Path) ->
 def touch_and_sleep(path: str, seconds: float) -> None:
     Path(path).touch()
     time.sleep(seconds)
+
+
+class Spoilt:
+    """Large, and no longer to be pickled once its worker's environment says so."""
+
+    def __init__(self, value: bytes = bytes(100_000)) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        if "SPOILT" in os.environ:
+            raise RuntimeError("spoilt by another task")
+        return Spoilt, (self.value,)
+
+
+def spoil(_: Spoilt) -> None:
+    os.environ["SPOILT"] = "1"
+
+
+def test_a_result_that_can_no_longer_be_pickled_is_lost_with_the_reason() -> None:
+    with LocalCluster(n_workers=2) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(2, timeout=30)
+        one, other = client.nthreads()
+        made = client.submit(Spoilt, workers=one)
+        client.submit(spoil, made, workers=one).result(timeout=20)
+        with pytest.raises(ResultLost, match="spoilt by another task"):
+            made.result(timeout=10)
+        with pytest.raises(ResultLost, match="spoilt by another task"):
+            client.submit(id, made, workers=other).result(timeout=10)
+
+
+def count_and_make(path: str) -> bytes:
+    with Path(path).open("a") as file:
+        file.write("x")
+    return bytes(100_000)
+
+
+def test_a_client_that_reaches_nobody_says_so_and_has_nothing_computed_again(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(address: str, *_: Any) -> Any:
+        raise PeerLost(f"no way to {address}")
+
+    link = client._link
+    assert link is not None
+    future = client.submit(count_and_make, str(tmp_path / "runs"))
+    assert future.exception(timeout=20) is None
+    monkeypatch.setattr(link._fetcher, "fetch", unreachable)
+    monkeypatch.setattr(link._fetcher, "push", unreachable)
+    with pytest.raises(PeerLost, match=r"none of .* can be reached"):
+        future.result(timeout=20)
+    with pytest.raises(ResultLost, match="could not push the data to any worker"):
+        client.scatter(bytes(1_000_000))
+    monkeypatch.undo()
+    assert len(future.result(timeout=20)) == 100_000
+    assert (tmp_path / "runs").read_text() == "x"

@@ -64,7 +64,9 @@ class HostOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     python: Annotated[str | None, Meta(description="The interpreter there")] = None
     env: Annotated[dict[str, str | int | float], Meta(description="More environment variables of its workers")] = {}
     interface: Annotated[str | None, Meta(description="Network interface of its workers")] = None
-    local_directory: Annotated[str | None, Meta(description="Directory there for spilled data")] = None
+    local_directory: Annotated[
+        str | None, Meta(description="Directory there for temporary files ($TMPDIR of tasks)")
+    ] = None
     tunnel: Annotated[bool | None, Meta(description="Its workers reach the head through the SSH connection")] = None
 
     @property

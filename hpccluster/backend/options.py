@@ -99,7 +99,9 @@ class JobOptions:
     )
     local_directory: Annotated[
         str | None,
-        Meta(description="Directory on the node for spilled data; '~' and '$VARS' are those of the node"),
+        Meta(
+            description="Directory on the node for temporary files ($TMPDIR of tasks); '~' and '$VARS' are those of the node"
+        ),
         LINE,
     ] = None
     log_directory: Annotated[

@@ -60,7 +60,9 @@ def scheduler_command(
 @click.option("--memory-limit", metavar="SIZE", help="Memory of each, as 8GiB.")
 @click.option("--name", metavar="NAME", help="The beginning of the workers' names; by default this host's, and unique.")
 @click.option("--death-timeout", metavar="TIME", help="How long to stay without a scheduler.")
-@click.option("--local-directory", type=click.Path(path_type=Path), metavar="DIR", help="Where data is spilled.")
+@click.option(
+    "--local-directory", type=click.Path(path_type=Path), metavar="DIR", help="For temporary files: $TMPDIR of tasks."
+)
 @click.option("--interface", metavar="IF", help="The network interface to listen on.")
 @click.option("--host", metavar="ADDRESS", help="The address to listen on.")
 @click.option("--no-nanny", is_flag=True, help="One worker, without a process that watches and restarts it.")

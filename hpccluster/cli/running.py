@@ -36,11 +36,14 @@ def find_cluster(name: str) -> Known:
     if named:
         return next((cluster for cluster in named if is_alive(cluster[0])), named[0])
     known = [record.name for record, _ in clusters]
+    running = [record.name for record, _ in clusters if is_alive(record)]
     near = difflib.get_close_matches(name, known, 1)
     if near:
         hint = f"did you mean {near[0]!r}?"
+    elif running:
+        hint = f"running are: {', '.join(running[-8:])}"
     elif known:
-        hint = f"known are: {', '.join(known[-8:])}"
+        hint = "none is running; those that have ended: hpccluster status"
     else:
         hint = "you have none; start one with: hpccluster submit -- CMD"
     raise ClusterNotFound(f"no cluster {name!r} in {', '.join(map(str, known_directories()))}\n{hint}")

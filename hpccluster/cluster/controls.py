@@ -293,8 +293,12 @@ class ClusterControls:
 
         try:
             return format_summary(type(self).__name__, self._remote.ask("info", wait=2.0))
+        except CommError as error:
+            explained = self._explain(error)
+            end = "ended" if isinstance(explained, ClusterClosed) else f"not reachable: {explained}"
         except HpcClusterError as error:
-            return f"{type(self).__name__} {self._name!r}  {self._address}  not reachable: {error}"
+            end = f"not reachable: {error}"
+        return f"{type(self).__name__} {self._name!r}  {self._address}  {end}"
 
     def _how_it_ended(self) -> str:
         ending = self._head.ending if self._head is not None else ""

@@ -189,7 +189,10 @@ class ClusterManager(ClusterControls):
         if self._remote.ask("take_over", pid=pid, start=start, linger=spec.linger):
             self._linger = spec.linger
             self._own()
-        _show("warning", f"joined {self._name!r}: {info['workers']} workers")
+        _show(
+            "warning",
+            f"joined {self._name!r}, which runs already: workers {info['workers']}/{info['expected_workers']}",
+        )
 
     @property
     def scheduler(self) -> Scheduler:

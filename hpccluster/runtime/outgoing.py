@@ -180,5 +180,7 @@ def make_options(
     for word, number in (("priority", priority), ("retries", retries)):
         if not -LARGEST <= int(number) <= LARGEST:
             raise ValueError(f"{word}={number}: a number of at most {LARGEST:,}")
+    if retries < 0:
+        raise ValueError(f"retries={retries}: not negative")
     needs = {name: float(amount) for name, amount in (resources or {}).items()}
     return TaskOptions(int(priority), int(retries), names, bool(allow_other_workers), needs)

@@ -132,6 +132,7 @@ def test_an_error_whose_text_no_encoding_has_is_still_the_tasks_error(client: Cl
         (lambda c: c.submit(abs, 1, key="\ud800"), "key="),
         (lambda c: c.submit(abs, 1, priority=1 << 70), "priority="),
         (lambda c: c.submit(abs, 1, retries=1 << 70), "retries="),
+        (lambda c: c.submit(abs, 1, retries=-1), "retries=-1: not negative"),
         (lambda c: c.submit(abs, 1, workers=[3]), "workers="),
         (lambda c: c.map(abs, [1, 2, 3], key=["one"]), "1 keys"),
     ],

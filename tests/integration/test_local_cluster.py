@@ -227,6 +227,12 @@ def test_a_name_means_get_or_create(state: Path) -> None:
         assert cluster.status == "running", "its owner lives"
 
 
+def test_a_cluster_that_another_manager_has_closed_is_shown_as_ended(state: Path) -> None:
+    with make(name="mine") as cluster:
+        make(name="mine").close()
+        assert repr(cluster).endswith("  ended")
+
+
 def test_a_cluster_that_lingers_is_joined_and_gets_a_new_owner(state: Path) -> None:
     text = (
         "from hpccluster import LocalCluster\n"
@@ -243,7 +249,7 @@ def test_a_cluster_that_lingers_is_joined_and_gets_a_new_owner(state: Path) -> N
     assert second.stdout is not None
     assert second.stdout.readline() == address
     _, errors = second.communicate("\n", timeout=20)
-    assert "joined 'mine': 1 workers" in errors
+    assert "joined 'mine', which runs already: workers 1/1" in errors
     assert processes_of(state) != {}, "it lingers again"
     ClusterManager.attach("mine").close()
     wait_until_gone(state)

@@ -157,6 +157,12 @@ class DefineFunction(Message, tag=20):
     body: bytes
 
 
+class ForgetFunctions(Message, tag=28):
+    """The client will not name these functions again, unless it defines them anew."""
+
+    functions: list[bytes]
+
+
 class SubmitTasks(Message, tag=21):
     """Tasks of one function with consecutive future numbers ``first, first + 1, ...``."""
 
@@ -315,6 +321,12 @@ class AddFunctions(Message, tag=60):
     """Functions that later `RunTasks` name."""
 
     functions: list[FunctionBody]
+
+
+class DropFunctions(Message, tag=67):
+    """No later `RunTasks` names these."""
+
+    functions: list[int]
 
 
 class RunTasks(Message, tag=61):
@@ -508,6 +520,7 @@ class DataAccepted(Message, tag=113):
 General: TypeAlias = Ping | Request | Reply | Failure | Notice
 ClientToScheduler: TypeAlias = (
     DefineFunction
+    | ForgetFunctions
     | SubmitTasks
     | PutData
     | PlaceData
@@ -530,7 +543,9 @@ SchedulerToClient: TypeAlias = (
     | Failure
     | Notice
 )
-SchedulerToWorker: TypeAlias = AddFunctions | RunTasks | TakeBack | FreeData | FetchData | CancelTasks | Leave | Ping
+SchedulerToWorker: TypeAlias = (
+    AddFunctions | DropFunctions | RunTasks | TakeBack | FreeData | FetchData | CancelTasks | Leave | Ping
+)
 WorkerToScheduler: TypeAlias = (
     TasksDone
     | TaskFailed

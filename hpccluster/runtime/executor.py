@@ -79,6 +79,12 @@ class Executor:
             self._bodies[function.function] = function
             sys.path.extend(path for path in function.paths if path not in sys.path)
 
+    def drop_functions(self, numbers: Sequence[int]) -> None:
+        """No later task names these. One that was cancelled and still finds its thread fails unheard."""
+        for number in numbers:
+            self._bodies.pop(number, None)
+            self._functions.pop(number, None)
+
     def execute(self, tasks: Sequence[RunTask]) -> None:
         """Run these when their turn comes; no other attempt of them is queued."""
         queued, order, age = self._queued, self._order, self._age

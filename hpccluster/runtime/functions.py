@@ -25,7 +25,7 @@ _UNCHANGING = (int, float, complex, bool, str, bytes, type(None), ModuleType, Bu
 class PickledFunction:
     """A function's id and body, and what it captured when it was pickled."""
 
-    __slots__ = ("_captured", "_names", "body", "by_reference", "id", "name")
+    __slots__ = ("__weakref__", "_captured", "_names", "body", "by_reference", "id", "name")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from hpccluster.protocol.messages import DefineFunction, Message, ReleaseFutures, SubmitTasks, TaskOptions
+from hpccluster.protocol.messages import (
+    DefineFunction,
+    ForgetFunctions,
+    Message,
+    ReleaseFutures,
+    SubmitTasks,
+    TaskOptions,
+)
 from hpccluster.runtime.functions import PickledFunction
 from hpccluster.runtime.futures import FutureRecord
 
 TASKS_PER_MESSAGE = 1000
 BYTES_PER_MESSAGE = 256 * 1024
 KEY_LIMIT = 1000
+KEPT_FUNCTIONS = 100
+"""As many functions that nobody holds any longer are kept in the cluster: the same one often comes again."""
 LARGEST = 1 << 31
 """No priority and no number of retries is beyond it."""
 PLAIN = TaskOptions()
@@ -40,6 +50,8 @@ class Outgoing:
         self._entries: deque[TaskEntry | Message] = deque()
         self._flush_due = False
         self._sent: set[bytes] = set()
+        self._gone: deque[bytes] = deque()
+        """Functions that were sent and that nobody holds any longer: a program may make a new lambda for each task."""
 
     def say(self, entry: TaskEntry | Message) -> None:
         """Send this after everything that was said before. From any thread."""
@@ -67,12 +79,22 @@ class Outgoing:
                 self._send(entry)
         self._send_run(run)
         self._release(released)
+        run = _Run()  # the functions of what was sent may go
+        self._forget_functions()
 
     def tidy(self) -> None:
         """Tell the cluster about futures that are gone. On the loop's thread, now and then."""
         released = len(self.released)  # counted first: what was said before them is in the queue by now
         if released and not self._entries:
             self._release(released)
+        self._forget_functions()
+
+    def _forget_functions(self) -> None:
+        surplus = len(self._gone) - KEPT_FUNCTIONS
+        if surplus > 0:
+            gone = [self._gone.popleft() for _ in range(surplus)]
+            self._sent.difference_update(gone)
+            self._send(ForgetFunctions(gone))
 
     def _send(self, message: Message) -> None:
         if self.send is not None:
@@ -84,6 +106,7 @@ class Outgoing:
             return
         if function.id not in self._sent:
             self._sent.add(function.id)
+            weakref.finalize(function, self._gone.append, function.id).atexit = False
             self._send(DefineFunction(function.id, function.name, function.body))
         self._send(run.message())
 

@@ -28,6 +28,7 @@ from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import (
     PROTOCOL_VERSION,
     AddFunctions,
+    DropFunctions,
     Heartbeat,
     Hello,
     Role,
@@ -273,6 +274,8 @@ class Worker:
                     executor.execute(tasks)
                 case AddFunctions(functions):
                     executor.add_functions(functions)
+                case DropFunctions(functions):
+                    executor.drop_functions(functions)
                 case Withdraw(tasks, attempts):
                     withdrawn = withdrawn or Withdrawn([], [])
                     for task, attempt in executor.withdraw(tasks, attempts):

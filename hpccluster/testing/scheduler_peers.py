@@ -18,6 +18,7 @@ from hpccluster.protocol.messages import (
     DataPlacement,
     DataStored,
     DefineFunction,
+    ForgetFunctions,
     LocateData,
     Message,
     PlaceData,
@@ -151,6 +152,11 @@ class ClientPeer(Peer):
         if function not in self.defined:
             self.defined.add(function)
             self.say(DefineFunction(function.encode(), function, b"body"))
+
+    def forget_function(self, function: str) -> None:
+        """Name it no more, unless it is defined again."""
+        self.defined.discard(function)
+        self.say(ForgetFunctions([function.encode()]))
 
     def submit(
         self,

@@ -11,6 +11,7 @@ from hpccluster.protocol.messages import (
     CancelTasks,
     DataStored,
     Dependency,
+    DropFunctions,
     FetchData,
     FetchesFailed,
     FreeData,
@@ -148,6 +149,10 @@ class WorkerPeer(Peer):
         if isinstance(message, AddFunctions):
             assert self.functions.isdisjoint(function.function for function in message.functions)
             self.functions.update(function.function for function in message.functions)
+            return []
+        if isinstance(message, DropFunctions):
+            assert self.functions.issuperset(message.functions)
+            self.functions.difference_update(message.functions)
             return []
         if isinstance(message, RunTasks):
             for run in message.tasks:

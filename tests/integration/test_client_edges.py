@@ -237,3 +237,23 @@ def test_a_client_that_reaches_nobody_says_so_and_has_nothing_computed_again(
     monkeypatch.undo()
     assert len(future.result(timeout=20)) == 100_000
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_functions_that_the_program_has_dropped_are_dropped_by_the_workers(client: Client) -> None:
+    def loaded() -> int:
+        import gc
+
+        from hpccluster.runtime.executor import Executor
+
+        return sum(len(one._bodies) for one in gc.get_objects() if isinstance(one, Executor))
+
+    for start in range(0, 1000, 200):
+        futures = [client.submit(lambda n=n: n) for n in range(start, start + 200)]
+        assert client.gather(futures, timeout=20) == list(range(start, start + 200))
+    del futures
+
+    def most() -> int:
+        counts: list[int] = client.gather([client.submit(loaded, workers=w) for w in client.nthreads()], timeout=20)
+        return max(counts)
+
+    wait_until(lambda: most() <= 150, "dropped functions")

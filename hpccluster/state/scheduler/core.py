@@ -6,6 +6,7 @@ from hpccluster.protocol.messages import (
     AddFunctions,
     CancelTasks,
     DataLocation,
+    DropFunctions,
     FreeData,
     FunctionBody,
     RunTask,
@@ -78,6 +79,7 @@ class Core:
         self._stored: dict[str, TasksStored] = {}
         self._freed: dict[str, FreeData] = {}
         self._cancelled: dict[str, CancelTasks] = {}
+        self._dropped: dict[str, DropFunctions] = {}
         self._runs: dict[str, list[RunTask]] = {}
         self._bodies: dict[str, list[FunctionBody]] = {}
         self._told_bytes = 0
@@ -164,6 +166,19 @@ class Core:
         self._run_bytes += size
         if self._run_bytes > PORTION:
             self._flush_runs()
+
+    def drop_function(self, function: FunctionRecord) -> None:
+        """Forget a function that no task and no client names, here and on the workers that have it."""
+        if self.functions.get(function.id) is function:
+            del self.functions[function.id]
+        for worker in self.workers.values():
+            if function.number in worker.function_numbers:
+                worker.function_numbers.discard(function.number)
+                dropped = self._dropped.get(worker.name)
+                if dropped is None:
+                    dropped = self._dropped[worker.name] = DropFunctions([])
+                    self.out.send(worker.name, dropped)
+                dropped.functions.append(function.number)
 
     def _flush_runs(self) -> None:
         for name, bodies in self._bodies.items():

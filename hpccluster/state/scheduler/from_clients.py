@@ -9,6 +9,7 @@ from hpccluster.protocol.messages import (
     DataPlaced,
     DataPlacement,
     DefineFunction,
+    ForgetFunctions,
     LocateData,
     PlaceData,
     PutData,
@@ -57,6 +58,21 @@ def define(core: Core, client: ClientRecord, message: DefineFunction) -> None:
         core.functions[message.id] = function
     function.clients.add(client)
     client.functions.add(function)
+
+
+def forget_functions(core: Core, client: ClientRecord, message: ForgetFunctions) -> None:
+    """The client's own functions, of which there may be as many as it makes lambdas, need not be kept for it."""
+    for digest in message.functions:
+        function = core.functions.get(digest)
+        if function is not None and function in client.functions:
+            client.functions.discard(function)
+            _unname(core, client, function)
+
+
+def _unname(core: Core, client: ClientRecord, function: FunctionRecord) -> None:
+    function.clients.discard(client)
+    if not function.tasks and not function.clients:
+        core.drop_function(function)
 
 
 def submit(core: Core, client: ClientRecord, message: SubmitTasks) -> None:
@@ -288,9 +304,7 @@ def client_left(core: Core, client: ClientRecord) -> None:
     for future, task in futures:
         unwant(core, client, future, task)
     for function in client.functions:
-        function.clients.discard(client)
-        if not function.tasks and not function.clients:
-            core.functions.pop(function.id, None)
+        _unname(core, client, function)
     for placement in list(client.placing.values()):  # another client's task needs it
         lose_placement(core, placement, f"client {client.name} left before it had handed the data over")
     for key in [key for key in core.groups if key[1] is client]:

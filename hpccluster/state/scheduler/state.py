@@ -23,6 +23,7 @@ from hpccluster.protocol.messages import (
     DataStored,
     DefineFunction,
     FetchesFailed,
+    ForgetFunctions,
     Heartbeat,
     InputsMissing,
     Leaving,
@@ -49,6 +50,7 @@ from hpccluster.state.scheduler.warn import warn_of_impossible
 
 FROM_CLIENT: dict[type, Any] = {
     DefineFunction: from_clients.define,
+    ForgetFunctions: from_clients.forget_functions,
     SubmitTasks: from_clients.submit,
     PutData: from_clients.put,
     PlaceData: from_clients.place_data,

@@ -294,7 +294,7 @@ def forget(core: Core, task: TaskRecord) -> None:
     if function is not None:
         function.tasks -= 1
         if not function.tasks and not function.clients:
-            core.functions.pop(function.id, None)
+            core.drop_function(function)
 
 
 def doubt(core: Core, task: TaskRecord, holder: WorkerRecord) -> None:

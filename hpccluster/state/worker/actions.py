@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct, field
 
-from hpccluster.protocol.messages import AddFunctions, RunTask, WorkerToScheduler
+from hpccluster.protocol.messages import AddFunctions, DropFunctions, RunTask, WorkerToScheduler
 
 
 class Action(Struct, array_like=True, gc=False):
@@ -63,7 +63,9 @@ class End(Action):
     reason: str
 
 
-WorkerAction: TypeAlias = AddFunctions | Execute | Withdraw | Fetch | KeepResults | DiscardResults | DropData | End
+WorkerAction: TypeAlias = (
+    AddFunctions | DropFunctions | Execute | Withdraw | Fetch | KeepResults | DiscardResults | DropData | End
+)
 
 
 class Outbox(Struct, gc=False):

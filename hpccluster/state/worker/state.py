@@ -24,6 +24,7 @@ from hpccluster.protocol.messages import (
     AddFunctions,
     CancelTasks,
     DataStored,
+    DropFunctions,
     FetchData,
     FreeData,
     Leave,
@@ -74,7 +75,8 @@ class WorkerState(WorkerCore):
         self._handlers: dict[Source, _Handlers] = {
             Source.SCHEDULER: {
                 RunTasks: self._run_tasks,
-                AddFunctions: self._add_functions,
+                AddFunctions: self._pass_on,
+                DropFunctions: self._pass_on,
                 TakeBack: self._take_back,
                 CancelTasks: self._cancel_tasks,
                 FreeData: self._free_data,
@@ -108,7 +110,7 @@ class WorkerState(WorkerCore):
 
     # ------------------------------------------------------------------------------------------------------- tasks
 
-    def _add_functions(self, message: AddFunctions) -> None:
+    def _pass_on(self, message: AddFunctions | DropFunctions) -> None:
         self._out.actions.append(message)
 
     def _run_tasks(self, message: RunTasks) -> None:

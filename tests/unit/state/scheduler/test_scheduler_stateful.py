@@ -51,7 +51,7 @@ CLIENTS = ("alice", "bob", "carol")
 WORKERS = ("w0", "w1", "w2", "w3")
 CLIENT_ACTS = (
     "submit, submit, submit, put, place, place, release, release, release old, cancel, locate, locate, answer, push, push, "
-    "cannot push"
+    "cannot push, forget function"
 ).split(", ")
 EVENTS = (
     "worker comes, worker dies, worker is killed, worker leaves, retire, retire all, client comes, client leaves, shell, "
@@ -225,6 +225,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             case "cancel":
                 client.cancel(*known[:1])
                 self.wanted[client].difference_update(known[:1])
+            case "forget function":
+                client.forget_function("fg"[at % 2])
             case "locate":
                 failed = [one_of(self.workers, at) for at in which[1:3] if self.workers]
                 for label in known[:1]:

@@ -290,3 +290,45 @@ class TestClientLeaves:
         bob.leave()
         worker.expect_cancel("a")
         env.expect_no_records()
+
+
+class TestFunctions:
+    def test_a_function_that_nobody_names_goes_from_the_workers_too(self, env: SchedulerEnv) -> None:
+        alice, bob, worker = env.client("alice"), env.client("bob"), env.worker()
+        for client, label in ((alice, "a"), (bob, "b")):
+            client.submit(label)
+            worker.expect_run(label)
+            worker.finish(label)
+            client.expect_results(label)
+        alice.forget_function("f")
+        alice.release("a")
+        assert worker.functions  # bob may name it
+        bob.forget_function("f")
+        assert worker.functions  # a task of his does
+        bob.release("b")
+        assert not worker.functions
+        assert not env.state.functions
+
+    def test_a_forgotten_function_may_be_defined_again(self, env: SchedulerEnv) -> None:
+        client, worker = env.client(), env.worker()
+        client.submit("a")
+        worker.expect_run("a")
+        client.forget_function("f")
+        client.submit("b")  # while a task of it runs: it is the same
+        worker.finish("a")
+        client.expect_results("a")
+        worker.expect_run("b")
+        worker.finish("b")
+        client.expect_results("b")
+        client.release("a", "b")
+        client.forget_function("f")
+        client.submit("c")  # it is sent anew
+        worker.expect_run("c")
+
+    def test_the_functions_of_a_client_that_leaves_go_from_the_workers(self, env: SchedulerEnv) -> None:
+        client, worker = env.client(), env.worker()
+        client.submit("a")
+        worker.expect_run("a")
+        client.leave()
+        worker.expect_cancel("a")
+        assert not worker.functions

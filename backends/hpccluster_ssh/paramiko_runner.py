@@ -90,7 +90,7 @@ class _Transport(paramiko.Transport):
     }
 
 
-class _Worker:
+class _Thread:
     """A thread that does one thing after the other, made when there is one; it never keeps the process from ending."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class ParamikoLink(Link):
         self.transports: list[_Transport] = []
         self.reason = ""
         """Why it was lost, where we know better than paramiko."""
-        self.helper = _Worker()
+        self.helper = _Thread()
         self._over = threading.Event()
         self._heard = 0.0
 
@@ -223,7 +223,7 @@ class _Pipe(Pipe):
     def __init__(self, link: ParamikoLink, session: Session) -> None:
         self._link = link
         self._session = session
-        self._writer = _Worker()
+        self._writer = _Thread()
         self._channel: paramiko.Channel | None = None
         self._told = False
 

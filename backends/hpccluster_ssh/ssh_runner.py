@@ -69,20 +69,8 @@ class SshRunner(Runner):
         timeout: float = 60.0,
     ) -> CommandResult:
         out, err = bytearray(), bytearray()
-        code = await self._run(argv, stdin, {**LOCALE, **(environment or {})}, timeout, out, err)
-        return CommandResult(tuple(argv), code, out.decode(errors="replace"), err.decode(errors="replace"))
-
-    async def _run(
-        self,
-        argv: Sequence[str],
-        stdin: str | None,
-        changes: Mapping[str, str | None],
-        timeout: float,
-        out: bytearray,
-        err: bytearray,
-    ) -> int:
         session = Session(self.target.name, argv, out.extend, err.extend)
-        command = remote_command(argv, changes, token=session.token, merge=False)
+        command = remote_command(argv, {**LOCALE, **(environment or {})}, token=session.token, merge=False)
         await self._ready()
         try:
             async with asyncio.timeout(timeout):
@@ -90,7 +78,7 @@ class SshRunner(Runner):
                 await asyncio.shield(session.begun)
                 await session.write(GO + (stdin or "").encode())
                 session.close()
-                return await session.wait()
+                code = await session.wait()
         except TimeoutError:
             await self._kill(session)
             raise CommandFailed(
@@ -105,6 +93,7 @@ class SshRunner(Runner):
         finally:
             if session.pipe is not None:
                 session.pipe.abort()
+        return CommandResult(tuple(argv), code, out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def start(
         self,

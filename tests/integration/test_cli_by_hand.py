@@ -10,15 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from support.cluster_processes import files_of
 from support.command import Commands
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    return Commands.below(tmp_path)
 
 
 def test_a_scheduler_says_how_to_join_and_leaves_nothing_behind(commands: Commands) -> None:

@@ -6,26 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.cluster_processes import wait_until_gone
 from support.command import COMMAND, Commands
 
 SITE = "slurm: {queue: short}\nclusters: {gpu: {extends: slurm}, green: {backend: local}}\n"
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands.below(tmp_path)
-    file = made.directory / "hpccluster.yaml"
+def commands(commands: Commands) -> Commands:
+    file = commands.directory / "hpccluster.yaml"
     file.write_text(SITE)
     file.chmod(0o600)
-    yield made
-    made.run("down", *(path.name for path in made.state.iterdir() if path.is_dir()), code=None)
-    wait_until_gone(made.state)
+    return commands
 
 
 def offered(commands: Commands, *words: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -14,11 +13,6 @@ import yaml
 
 from hpccluster.cli.main import run
 from support.command import Commands
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    return Commands.below(tmp_path)
 
 
 def write(commands: Commands, text: str, name: str = "hpccluster.yaml") -> None:

@@ -7,8 +7,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from support.command import COMMAND, Commands
 from support.distributions import install, plugin
 
@@ -20,11 +18,6 @@ clusters:
     queue: a100
     adapt: {maximum_jobs: 9}
 """
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    return Commands.below(tmp_path)
 
 
 def write(commands: Commands, text: str, name: str = "hpccluster.yaml") -> None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hpccluster.testing.fake_commands import FakeSlurm
-from support.cluster_processes import wait_until_gone
 from support.command import COMMAND, Commands
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands.below(tmp_path)
-    yield made
-    made.run("down", *(path.name for path in made.state.iterdir() if path.is_dir()), code=None)
-    wait_until_gone(made.state)
 
 
 def test_0_fine_2_wrong_usage_5_no_such_cluster(commands: Commands) -> None:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from support.cluster_processes import wait_until_gone
 from support.command import Commands
 from support.deadline import wait_until
 
@@ -20,14 +16,6 @@ PROMISED = {
     verb: (kind, re.findall(r"`(\w+)`", keys))
     for verb, kind, keys in re.findall(r"^\| `([a-z ]+)` \| (object|list) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
 }
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands.below(tmp_path)
-    yield made
-    made.run("down", *(path.name for path in made.state.iterdir() if path.is_dir()), code=None)
-    wait_until_gone(made.state)
 
 
 def test_every_verb_says_what_is_promised(commands: Commands) -> None:

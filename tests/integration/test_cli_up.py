@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from support.cluster_processes import wait_until_gone
 from support.command import COMMAND, Commands
 from support.deadline import wait_until
 
@@ -27,14 +24,6 @@ from hpccluster import Client
 with Client() as client:
     client.submit(logging.getLogger("mine").warning, "look here").result()
 """
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands.below(tmp_path)
-    yield made
-    made.run("down", *(path.name for path in made.state.iterdir() if path.is_dir()), code=None)
-    wait_until_gone(made.state)
 
 
 def test_a_cluster_is_got_or_made_by_its_name(commands: Commands) -> None:

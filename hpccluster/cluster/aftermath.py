@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpccluster.errors import HpcClusterError
-from hpccluster.head.backing import make_backend
+from hpccluster.head.backing import opened
 from hpccluster.head.directory import ClusterDirectory, HeadRecord
 from hpccluster.head.reaper import reap
 from hpccluster.ids import JobName
 from hpccluster.runtime import sync
+
+FIRST_PAUSE = 0.5
+"""Seconds between the first two looks for jobs that are being cancelled, while somebody waits."""
 
 
 def job_names(record: HeadRecord, directory: Path) -> frozenset[JobName]:
@@ -44,12 +47,9 @@ def put_in_order(record: HeadRecord, directory: Path, *, reason: str, timeout: f
 
 async def _reap(record: HeadRecord, names: Collection[JobName], timeout: float) -> frozenset[JobName]:
     try:
-        _, backend = make_backend(record)
-    except HpcClusterError:
+        async with opened(record) as backend:
+            if backend.ends_with_head:
+                return frozenset()
+            return await reap(backend, names, duration=timeout, first_pause=FIRST_PAUSE)
+    except HpcClusterError:  # it cannot be used here
         return frozenset(names)
-    if backend.ends_with_head:
-        return frozenset()
-    try:
-        return await reap(backend, names, duration=timeout, first_pause=0.5)
-    finally:
-        await backend.close()

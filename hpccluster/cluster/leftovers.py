@@ -13,12 +13,15 @@ import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpccluster.cluster.aftermath import job_names, put_in_order
+from hpccluster.cluster.aftermath import FIRST_PAUSE, job_names, put_in_order
 from hpccluster.errors import ClusterNameTaken, HpcClusterError
-from hpccluster.head.backing import make_backend
+from hpccluster.fleet import answers
+from hpccluster.fleet.asking import ask
+from hpccluster.head.backing import opened
 from hpccluster.head.directory import (
     CLIENT_FILE,
     RECORD,
@@ -130,19 +133,18 @@ async def _ask(leftover: Leftover) -> Leftover:
     if not leftover.names:
         return leftover
     try:
-        _, backend = make_backend(leftover.record)
-        if backend.ends_with_head:
-            return replace(leftover, names=frozenset())
-        try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                return replace(
-                    leftover, jobs={str(name): str(job) for name, job in (await backend.find(leftover.names)).items()}
-                )
-        finally:
-            await backend.close()
-    except (HpcClusterError, TimeoutError) as error:
-        text = str(error).splitlines()[0] if str(error) else f"it did not answer within {ASK_TIMEOUT:g} s"
-        return replace(leftover, problem=text)
+        async with opened(leftover.record) as backend:
+            if backend.ends_with_head:
+                return replace(leftover, names=frozenset())
+            found = await ask(
+                partial(backend.find, leftover.names),
+                doing="look for jobs",
+                timeout=ASK_TIMEOUT,
+                check=answers.found(leftover.names),
+            )
+    except HpcClusterError as error:
+        return replace(leftover, problem=str(error).splitlines()[0])
+    return replace(leftover, jobs={str(name): str(job) for name, job in found.items()})
 
 
 def remove(leftover: Leftover, *, timeout: float, gone: Collection[str] = ()) -> Removal:
@@ -190,30 +192,26 @@ def look_for_unknown_jobs(backends: Mapping[str, dict[str, Any]], parents: Seque
 
 
 async def _ask_for_all(asked: Sequence[UnknownJobs], known: Collection[str]) -> list[UnknownJobs]:
-    async def ask(it: UnknownJobs) -> UnknownJobs:
+    async def look_in(it: UnknownJobs) -> UnknownJobs:
         try:
-            _, backend = make_backend(it)
-            try:
-                async with asyncio.timeout(ASK_TIMEOUT):
-                    found = await backend.find_all()
-            finally:
-                await backend.close()
-        except (HpcClusterError, TimeoutError) as error:
-            return replace(it, problem=(str(error) or "it did not answer in time").splitlines()[0])
+            async with opened(it) as backend:
+                found = await ask(
+                    backend.find_all, doing="look for jobs", timeout=ASK_TIMEOUT, check=answers.found_of_any_name
+                )
+        except HpcClusterError as error:
+            return replace(it, problem=str(error).splitlines()[0])
         return replace(it, jobs={str(name): str(job) for name, job in found.items() if name not in known})
 
-    return list(await asyncio.gather(*(ask(it) for it in asked)))
+    return list(await asyncio.gather(*(look_in(it) for it in asked)))
 
 
 def cancel_unknown_jobs(unknown: UnknownJobs, *, timeout: float) -> frozenset[JobName]:
     """Cancel them and verify; those whose end was not confirmed."""
 
     async def cancel() -> frozenset[JobName]:
-        _, backend = make_backend(unknown)
-        try:
-            return await reap(backend, [JobName(name) for name in unknown.jobs], duration=timeout, first_pause=0.5)
-        finally:
-            await backend.close()
+        async with opened(unknown) as backend:
+            names = [JobName(name) for name in unknown.jobs]
+            return await reap(backend, names, duration=timeout, first_pause=FIRST_PAUSE)
 
     return sync.run(cancel())
 

@@ -6,6 +6,7 @@ Plugins are others' code: what they return is looked at once, where it comes in.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobStatus
@@ -34,14 +35,19 @@ def statuses(ids: Collection[JobId]) -> Callable[[object], str]:
 
 def found(names: Collection[JobName]) -> Callable[[object], str]:
     """Of `Backend.find`."""
+    return lambda answer: _names(answer, "find", lambda name: name in names)
 
-    def check(answer: object) -> str:
-        if not isinstance(answer, dict):
-            return f"find returned {_shown(answer)}, no dict"
-        wrong = [name for name, job in answer.items() if name not in names or not isinstance(job, str) or not job]
-        return f"find returned {_shown({name: answer[name] for name in wrong})}" if wrong else ""
 
-    return check
+def found_of_any_name(answer: object) -> str:
+    """Of `Backend.find_all`."""
+    return _names(answer, "find_all", lambda name: isinstance(name, str))
+
+
+def _names(answer: object, call: str, is_asked_for: Callable[[Any], bool]) -> str:
+    if not isinstance(answer, dict):
+        return f"{call} returned {_shown(answer)}, no dict"
+    wrong = {name: job for name, job in answer.items() if not (is_asked_for(name) and isinstance(job, str) and job)}
+    return f"{call} returned {_shown(wrong)}" if wrong else ""
 
 
 def report(answer: object) -> str:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from hpccluster.backend.base import Backend
 from hpccluster.backend.options import JobOptions, build_options
 from hpccluster.backend.registry import get_plugin
+from hpccluster.errors import HpcClusterError
+from hpccluster.fleet.asking import ask
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds for a backend to release what it has."""
 
 
 class Described(Protocol):
@@ -24,3 +31,19 @@ def make_backend(spec: Described) -> tuple[JobOptions, Backend]:
     plugin = get_plugin(spec.backend)
     options: JobOptions = build_options(plugin.options_type, spec.options)
     return options, plugin.make_backend(options)
+
+
+@asynccontextmanager
+async def opened(spec: Described) -> AsyncIterator[Backend]:
+    """Its backend, to be asked something; closed at the end. Raises as `make_backend` does."""
+    _, backend = make_backend(spec)
+    try:
+        yield backend
+    finally:
+        await close(backend)
+
+
+async def close(backend: Backend) -> None:
+    """Have it release what it has; nothing depends on it any more."""
+    with suppress(HpcClusterError):
+        await ask(backend.close, doing="close the backend", timeout=CLOSE_TIMEOUT)

@@ -25,9 +25,9 @@ from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
 from hpccluster.errors import HpcClusterError
-from hpccluster.fleet.asking import ask
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
+from hpccluster.head.backing import close
 from hpccluster.head.credentials import Credentials
 from hpccluster.head.directory import ClusterDirectory, ProgramRecord, make_record
 from hpccluster.head.engines import control_port, make_engine
@@ -45,7 +45,6 @@ from hpccluster.units import parse_duration
 
 _log = logging.getLogger(__name__)
 
-BACKEND_CLOSE_TIMEOUT = 10.0
 NOTICE_TIME = 60.0
 """Seconds in which workers notice that they have lost the head, and end."""
 PROGRAM_GRACE = 5.0
@@ -313,8 +312,7 @@ class Head:
         if left:
             self.directory.update(unconfirmed=left)
             left = tuple(sorted(await reap(self.backend, [JobName(name) for name in left])))
-        with suppress(HpcClusterError):  # nothing depends on it any more
-            await ask(self.backend.close, doing="close the backend", timeout=BACKEND_CLOSE_TIMEOUT)
+        await close(self.backend)
         if self.backend.ends_with_head and not left and not self.spec.program and not self.spec.detached:
             self.directory.remove(reason=self._reason)
         else:

@@ -153,7 +153,8 @@ class JobWorkers:
                 say_stage("net-ok")
                 raise CredentialError(f"{self._address}: the credential does not fit: {causes[-1]}") from error
             refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
-            why = "nobody listens there" if refused else str(causes[-1])
+            # a try that was cut off ends with an error that says nothing
+            why = "nobody listens there" if refused else [text for cause in causes if (text := str(cause))][-1]
             raise PeerLost(
                 f"{self._address}: {why}", code="HPC-NET-UNREACHABLE", details={NOBODY_LISTENS: refused}
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import signal
 import socket
 import ssl
@@ -28,7 +29,7 @@ from hpccluster.errors import ClusterError, CommError, ConfigError, JobDied
 from hpccluster.fleet.diagnose import Stage, reached
 from hpccluster.head.directory import read_record
 from hpccluster.protocol.messages import Role
-from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
+from support.cluster_processes import files_of, processes_of, wait_until_gone
 from support.deadline import wait_until
 
 distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
@@ -37,15 +38,6 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc"),
     pytest.mark.timeout(120),
 ]
-
-
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of the test's own."""
-    directory = tmp_path / "state"
-    monkeypatch.setenv(VARIABLE, str(directory))
-    monkeypatch.chdir(tmp_path)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +199,8 @@ def test_a_worker_that_cannot_join_says_why(shared: LocalCluster, tmp_path: Path
     )
     done = start_worker(lost, "--death-timeout", "1")
     assert (done.returncode, reached(done.stderr)) == (75, Stage.IMPORT), done.stderr
-    assert "nobody listens there" in done.stderr
+    # the latter on a machine so busy that not even one try has come to an end
+    assert re.search(r"tls://127.0.0.1:1: (nobody listens there|Timed out trying to connect)", done.stderr), done.stderr
     done = start_worker(foreign)
     assert (done.returncode, reached(done.stderr)) == (76, Stage.NETWORK), done.stderr
     done = start_worker(tmp_path / "none.json", "--death-timeout", "0.1")

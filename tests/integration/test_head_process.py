@@ -16,17 +16,10 @@ from hpccluster.cluster.launch import GOING_TIME, start_head
 from hpccluster.errors import BackendNotFound, ClusterError, ConfigError, HpcClusterError
 from hpccluster.head.directory import HeadRecord, read_record
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
-from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
+from support.cluster_processes import files_of, processes_of, wait_until_gone
 from support.deadline import wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
-
-
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "state"
-    monkeypatch.setenv(VARIABLE, str(directory))
-    return directory
 
 
 def make_spec(**changes: object) -> HeadSpec:

@@ -10,15 +10,7 @@ import pytest
 
 from hpccluster import Client, LocalCluster
 from hpccluster.errors import ClusterError
-from support.cluster_processes import VARIABLE, files_of, processes_of
-
-
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "state"
-    monkeypatch.setenv(VARIABLE, str(directory))
-    monkeypatch.chdir(tmp_path)
-    return directory
+from support.cluster_processes import files_of, processes_of
 
 
 def make(workers: int, **keywords: str) -> LocalCluster:

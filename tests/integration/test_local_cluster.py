@@ -24,19 +24,10 @@ from hpccluster.errors import (
     StartTimeout,
 )
 from hpccluster.head.directory import read_record
-from support.cluster_processes import VARIABLE, files_of, processes_of, wait_until_gone
+from support.cluster_processes import files_of, processes_of, wait_until_gone
 from support.deadline import wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
-
-
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of the test's own; at its end no process of its clusters may be left."""
-    directory = tmp_path / "state"
-    monkeypatch.setenv(VARIABLE, str(directory))
-    monkeypatch.chdir(tmp_path)
-    return directory
 
 
 def make(**keywords: Any) -> LocalCluster:

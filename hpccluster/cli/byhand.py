@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def export_command(name: str, role: str, output: Path | None) -> None:
 
     It holds a private key: whoever reads it can join the cluster, and so run code as you.
     """
-    from hpccluster.comm.connection_file import find_connection_file, read_connection_file
+    from hpccluster.comm.connection_file import create_private, find_connection_file, read_connection_file
 
     path = find_connection_file(name, Role(role))
     read_connection_file(path, Role(role))
@@ -102,11 +101,10 @@ def export_command(name: str, role: str, output: Path | None) -> None:
             note("this is a key: chmod 600 the file, or write it with -o FILE")
         return
     try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        with create_private(output) as file:
+            file.write(text.encode())
     except FileExistsError as error:
         raise CredentialError(f"{output} exists; it is not written over") from error
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
     say(f"{output}: {role} of {name!r}, readable by you only")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -144,6 +145,12 @@ def private_directory(path: Path) -> Path:
     return path
 
 
+def create_private(path: Path, mode: int = 0o400) -> BinaryIO:
+    """A new file for its owner only, to be written. Raises `OSError`: `FileExistsError` for whatever has the name, a link, too."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    return os.fdopen(descriptor, "wb")
+
+
 def write_connection_file(path: Path, file: ConnectionFile) -> None:
     """Write ``file`` for its owner only: others see it whole or not at all, also over NFS. Raises `CredentialError`.
 
@@ -155,9 +162,8 @@ def write_connection_file(path: Path, file: ConnectionFile) -> None:
     data = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
         try:
-            with os.fdopen(descriptor, "wb") as out:
+            with create_private(temporary) as out:
                 os.fchmod(out.fileno(), 0o400)
                 out.write(data)
                 out.flush()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
@@ -22,7 +21,7 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from hpccluster.comm.address import Address
-from hpccluster.comm.connection_file import ConnectionFile, private_directory
+from hpccluster.comm.connection_file import ConnectionFile, create_private, private_directory
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
 from hpccluster.engine.dask_dashboard import Dashboard
 from hpccluster.engine.dask_security import security_of
@@ -337,9 +336,8 @@ def _info(worker: Any, job: str) -> WorkerInfo:
 
 def _write(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(text)
+    with create_private(path) as out:
+        out.write(text.encode())
 
 
 def _log_as_we_do() -> None:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hpccluster.comm.connection_file import check_parent, private_directory, remember_directory
+from hpccluster.comm.connection_file import check_parent, create_private, private_directory, remember_directory
 from hpccluster.errors import ClusterNameTaken, ConfigError, Detail
 from hpccluster.ids import is_cluster_name
 
@@ -283,8 +283,7 @@ class ClusterDirectory:
 def _write_new(path: Path, record: HeadRecord) -> Path:
     """The record in a new file of its own."""
     temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with create_private(temporary, 0o600) as file:
         file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -125,6 +125,8 @@ class WorkerState(WorkerCore):
             if task in assigned and not self._is_newer(run):
                 continue
             assigned[task] = run.attempt
+            if task in self.data:  # of an attempt that nobody counts on: its result would stay here unnoticed
+                self._let_go(task)
             if not run.dependencies or self._has_inputs(run):
                 ready.append(run)
         if ready:
@@ -260,16 +262,19 @@ class WorkerState(WorkerCore):
     # -------------------------------------------------------------------------------------------------------- data
 
     def _free_data(self, message: FreeData) -> None:
-        dropped: list[int] = []
         for task in dict.fromkeys(message.tasks):
             if (fetch := self.fetches.get(task)) is not None:
                 fetch.keep = False
                 self._end_unwanted_fetch(task, fetch)
-            if (record := self.data.get(task)) is not None:
-                record.unwanted = True
-                if not record.users:
-                    dropped.append(task)
-        self._drop(dropped)
+            if task in self.data:
+                self._let_go(task)
+
+    def _let_go(self, task: int) -> None:
+        """Drop data, at once or when the last task here that needs it has ended."""
+        record = self.data[task]
+        record.unwanted = True
+        if not record.users:
+            self._drop([task])
 
     def _data_pushed(self, event: DataPushed) -> None:
         self._add_data(event.task, event.size)

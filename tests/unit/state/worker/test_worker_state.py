@@ -272,6 +272,27 @@ class TestReplicas:
         env.expect(DropData([1]))
 
 
+class TestHandedOutAnew:
+    def test_what_an_earlier_attempt_has_left_goes(self, env: WorkerEnv) -> None:
+        env.run(task(1))
+        env.finish(1, inline=False, size=100_000)
+        env.skip()
+        env.run(task(1, attempt=2))  # the scheduler had given up the first before it heard of the result
+        env.expect(DropData([1]), Execute([task(1, attempt=2)]))
+        env.finish(1, attempt=2)
+        assert not env.state.stored
+
+    def test_it_stays_while_a_task_here_needs_it(self, env: WorkerEnv) -> None:
+        env.run(task(1))
+        env.finish(1, inline=False, size=100_000)
+        env.run(task(2, held(1, ME)))
+        env.skip()
+        env.run(task(1, attempt=2))
+        env.expect(Execute([task(1, attempt=2)]))
+        done = env.finish(2)
+        env.expect(DropData([1]), done)
+
+
 class TestTakingBack:
     def test_queued_tasks_are_withdrawn_and_returned(self, env: WorkerEnv) -> None:
         env.run(task(1), task(2), task(3))

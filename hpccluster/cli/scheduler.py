@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hpccluster.cli.output import note, say
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.comm.tls import Security
+from hpccluster.engine.native import worker_info
 from hpccluster.errors import CommError, ConfigError
 from hpccluster.head.credentials import Credentials
 from hpccluster.head.directory import ClusterDirectory, make_record
@@ -119,21 +122,7 @@ def _add_operations(scheduler: Scheduler, directory: ClusterDirectory, over: asy
         }
 
     async def workers(_: dict[str, Any]) -> Any:
-        return [
-            {
-                "name": worker.name,
-                "job": worker.job,
-                "address": worker.address,
-                "host": worker.host,
-                "pid": worker.pid,
-                "threads": worker.threads,
-                "memory": worker.memory,
-                "executing": len(worker.in_flight),
-                "stored": worker.stored,
-                "resident": worker.resident,
-            }
-            for worker in scheduler.state.workers.values()
-        ]
+        return [msgspec.to_builtins(worker_info(worker)) for worker in scheduler.state.workers.values()]
 
     async def jobs(_: dict[str, Any]) -> Any:
         return []
@@ -144,7 +133,7 @@ def _add_operations(scheduler: Scheduler, directory: ClusterDirectory, over: asy
         )
 
     async def close(_: dict[str, Any]) -> Any:
-        # In the next turn of the loop: the answer has been said by then.
+        # A moment later: the answer has been said by then.
         asyncio.get_running_loop().call_later(0.1, _end, over, "it was told to")
         return {"cancelled": [], "unconfirmed": []}
 

@@ -27,7 +27,6 @@ class Origin:
 
 
 KEYWORD = Origin("keyword")
-DEFAULT = Origin("default")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,11 @@ class NativeEngine(Engine):
     def _changed(self, worker: WorkerRecord, reason: str | None) -> None:
         assert self._events is not None
         if reason is None:
-            self._events.worker_joined(_info(worker))
+            self._events.worker_joined(worker_info(worker))
             return
         self._left.set()
         self._left = asyncio.Event()
-        self._events.worker_left(_info(worker), reason)
+        self._events.worker_left(worker_info(worker), reason)
 
     async def retire(self, jobs: Sequence[str]) -> None:
         chosen = set(jobs)
@@ -61,7 +61,7 @@ class NativeEngine(Engine):
         self.scheduler.dismiss(reason)
 
     def workers(self) -> list[WorkerInfo]:
-        return [_info(worker) for worker in self.scheduler.state.workers.values()]
+        return [worker_info(worker) for worker in self.scheduler.state.workers.values()]
 
     def load(self) -> Load:
         state = self.scheduler.state
@@ -84,7 +84,8 @@ def _mean_duration(function: object) -> float:
     return getattr(function, "expected", 0.0)
 
 
-def _info(worker: WorkerRecord) -> WorkerInfo:
+def worker_info(worker: WorkerRecord) -> WorkerInfo:
+    """The worker as the fleet and those who ask for it see it."""
     return WorkerInfo(
         name=worker.name,
         job=worker.job,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heappush
+
 from hpccluster.protocol.messages import (
     AddFunctions,
     CancelTasks,
@@ -48,6 +50,10 @@ class Core:
         self.nannies: set[str] = set()
         self.groups: dict[GroupKey, ReadyGroup] = {}
         """Ready tasks. A group is listed while it has any; its tasks know it all their life."""
+        self.levels: dict[int, dict[GroupKey, ReadyGroup]] = {}
+        """The listed groups by priority (the smaller first), and groups that are listed no longer."""
+        self.level_order: list[int] = []
+        """A heap of the keys of ``levels``: there may be as many as there are tasks."""
         self.suspects: dict[TaskRecord, WorkerRecord | None] = {}
         """Ready tasks that are to run alone, and the worker that empties itself for each (see `placement`)."""
         self.ready = 0
@@ -205,8 +211,18 @@ class Core:
         key = (-options.priority, client, constraints)
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = ReadyGroup(key, options)
+            group = ReadyGroup(key, options)
+            self._list(group)
         return group
+
+    def _list(self, group: ReadyGroup) -> None:
+        self.groups[group.key] = group
+        priority = group.key[0]
+        level = self.levels.get(priority)
+        if level is None:
+            level = self.levels[priority] = {}
+            heappush(self.level_order, priority)
+        level[group.key] = group
 
     def is_suspect(self, task: TaskRecord) -> bool:
         """Whether the next death of a worker under the task may be the last that is forgiven."""
@@ -225,7 +241,11 @@ class Core:
             task.group = ReadyGroup(group.key, group.options)  # one of its own: no old entry of a deque counts any more
             self.suspects[task] = None
             return
-        task.group = group = self.groups.setdefault(group.key, group)  # it is not listed while it is empty
+        listed = self.groups.get(group.key)
+        if listed is None:  # it is not listed while it is empty
+            self._list(group)
+        else:
+            task.group = group = listed
         if first:
             group.tasks.appendleft(task)
         else:

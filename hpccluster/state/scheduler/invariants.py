@@ -53,6 +53,9 @@ def check(core: Core) -> None:
     _hold(2, core.unfinished == sum(task.state <= UNFINISHED for task in tasks), core.unfinished)
     _hold(1, core.ready == sum(task.state is READY for task in tasks), core.ready)
     listed = {task for group in core.groups.values() for task in group.tasks if task.group is group}
+    for key, group in core.groups.items():
+        _hold(1, core.levels[key[0]].get(key) is group, key)
+    _hold(1, sorted(core.level_order) == sorted(core.levels), core.level_order)
     for task in tasks:
         _check_state(core, task)
         _check_links(core, task)

@@ -12,7 +12,7 @@ none is empty, one is emptied, so that suspects do not wait for ever in a busy c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from hpccluster.protocol.messages import ARGUMENT_LIMIT, Dependency, RunTask, TakeBack, TaskOptions
 from hpccluster.state.scheduler.core import Core
@@ -61,21 +61,39 @@ def place(core: Core) -> None:
         _place_suspects(core)
     if not core.ready:
         core.groups.clear()  # what they hold is ready no longer
+        core.levels.clear()
+        core.level_order.clear()
         return
     if not core.open:
         return
     heap: _Heap = [(load(core, w), number, w) for number, w in enumerate(core.open.values())]
     heapify(heap)
-    levels: dict[int, list[ReadyGroup]] = {}
-    for key, group in list(core.groups.items()):
-        if group.tasks:
-            levels.setdefault(key[0], []).append(group)
+    passed: list[int] = []
+    while heap and core.level_order:
+        priority = core.level_order[0]
+        active = sorted(
+            _listed(core, priority), key=lambda group: group.client.served
+        )  # served longest ago comes first
+        if active:
+            passed.append(priority)
         else:
-            del core.groups[key]
-    for _, groups in sorted(levels.items()):
-        active = sorted(groups, key=lambda group: group.client.served)  # who was served longest ago comes first
+            del core.levels[priority]
+        heappop(core.level_order)
         while active and heap:
             active = [group for group in active if _place_some(core, group, heap)]
+    for priority in passed:
+        heappush(core.level_order, priority)
+
+
+def _listed(core: Core, priority: int) -> list[ReadyGroup]:
+    """The groups of that priority that have tasks; the others are listed no longer."""
+    level = core.levels[priority]
+    for key, group in list(level.items()):
+        if not group.tasks or core.groups.get(key) is not group:
+            del level[key]
+            if core.groups.get(key) is group:
+                del core.groups[key]
+    return list(level.values())
 
 
 def _place_suspects(core: Core) -> None:

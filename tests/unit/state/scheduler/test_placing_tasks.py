@@ -160,6 +160,23 @@ def test_higher_priority_runs_earlier(env: SchedulerEnv) -> None:
         assert (run.priority < running.priority) == (following == "high")
 
 
+def test_a_priority_for_each_task_costs_no_look_at_all_of_them() -> None:
+    env = SchedulerEnv()
+    env.validate = False
+    client, worker = env.client(), env.worker()
+    tasks = labels("t", 2000)
+    for priority, task in enumerate(tasks):
+        client.submit(task, priority=priority)
+    order = []
+    for _ in tasks:
+        (run,) = worker.take(RunTask)
+        order.append(run.arguments.decode())
+        worker.finish(run, duration=9.0)
+        assert len(env.state.levels) <= 2000 - len(order) + 1  # what is over is not looked at again
+    assert order == [tasks[0], *reversed(tasks[1:])]
+    client.expect_results(*order)
+
+
 @pytest.mark.parametrize("priority", [10**6, -(10**6), 2**63 - 1, -(2**63)])
 def test_any_priority_can_be_sent(env: SchedulerEnv, priority: int) -> None:
     client, worker = env.client(), env.worker()

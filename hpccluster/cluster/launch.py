@@ -192,7 +192,8 @@ def start_head(spec: HeadSpec, *, python: str = "", timeout: float = START_TIMEO
 def _settle_former(spec: HeadSpec) -> None:
     """Do what the last head of that name has left undone, for the new one's record takes the place of its own."""
     directory = Path(spec.state_directory) / spec.name
-    if not spec.state_directory or not (directory / "head.json").exists():
+    # not Path.exists: what cannot be looked at is the new head's to tell
+    if not spec.state_directory or not os.path.exists(directory / "head.json"):  # noqa: PTH110
         return
     from hpccluster.cluster.aftermath import put_in_order
     from hpccluster.head.directory import look_for_head, read_record

@@ -208,7 +208,7 @@ class ClusterDirectory:
         """
         check_cluster_name(record.name)
         path = parent / record.name
-        is_fresh = not path.exists()
+        is_fresh = not os.path.exists(path)  # noqa: PTH110 - says no, too, where it may not look: the next lines tell why
         check_parent(path.parent)
         private_directory(path)
         remember_directory(parent)

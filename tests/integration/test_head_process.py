@@ -167,6 +167,11 @@ def test_an_owner_that_does_not_wait_is_an_end_like_any_other(state: Path) -> No
     assert files_of(state) == []
 
 
+def test_a_state_directory_that_cannot_be_looked_at_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"cannot make the directory .*File name too long"):
+        start_head(make_spec(state_directory=f"/tmp/{'a' * 300}", detached=True))
+
+
 def test_a_detached_head_that_nobody_waits_for_is_told_to_end(state: Path) -> None:
     began = time.monotonic()
     with pytest.raises(ClusterError, match="not ready in time"):

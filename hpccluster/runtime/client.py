@@ -286,8 +286,9 @@ class Client:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_link", None) is not None and self._closed is None:
-            self._link.abort()  # type: ignore[union-attr]
+        link = getattr(self, "_link", None)
+        if link is not None and self._closed is None:
+            link.abort()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed is not None else "connected"

@@ -11,9 +11,10 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpccluster.comm.address import parse_address, route_towards
 from hpccluster.comm.channel import Channel
@@ -387,8 +388,8 @@ class Nanny:
                 self._forks.signal(seat.index, signal.SIGKILL)
         self._loop.call_later(STOP_TIME, self._over.set)
 
-    def _start(self, work: object) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

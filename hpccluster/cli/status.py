@@ -41,7 +41,7 @@ def status_command(name: str | None, everything: bool, as_json: bool) -> None:
         rows = [
             (
                 facts["name"],
-                _outcome(facts),
+                _outcome(facts) + _since(facts),
                 facts["backend"],
                 format_age(facts["age_seconds"]),
                 _workers(facts),
@@ -83,6 +83,11 @@ def _outcome(facts: dict[str, Any]) -> str:
     if program is not None and program["exit_code"] is not None:
         return f"{facts['state']}, exit code {program['exit_code']}"
     return str(facts["state"])
+
+
+def _since(facts: dict[str, Any]) -> str:
+    """How long ago it ended."""
+    return "" if facts["ended"] is None else f", {format_age(max(0.0, time.time() - facts['ended']))} ago"
 
 
 def _workers(facts: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ class Plan:
         if self.memory is not None:
             text += f", {self.jobs} x {_format_memory(self.memory)}"
         if self.held:
-            text += f" ({self.held} held back until the batch system takes more)"
+            text += f" ({self.held} held back until there is room)"
         return text
 
     __repr__ = __str__

@@ -40,6 +40,8 @@ PORTS = (22, 2222)
 
 BASE = Path("/var/tmp")  # not /tmp: the hosts have their own
 NAME = "hpccluster-sshd-"
+_CLEAN = '[ "$(stat -f -c %T /tmp)" = tmpfs ] && find /tmp "$HOME" -xdev -mindepth 1 -delete'
+"""Only where /tmp is the host's own."""
 OWNER = "owner"
 
 
@@ -175,11 +177,12 @@ class PrivateHosts(PrivateNetwork):
         wait_until(lambda: self._answers(name), f"sshd of {name} answers (see {self.directory}/log)")
 
     def restore(self) -> None:
-        """All hosts up and connected."""
+        """All hosts up and connected, without files of former tests."""
         for name in self.hosts:
             self.mend(name)
         for name in self.hosts:
             self.up(name)
+            self.run(name, ["sh", "-c", _CLEAN], user=self.user)
 
     def _answers(self, name: str) -> bool:
         process = self.hosts[name].process

@@ -15,12 +15,12 @@ from hpccluster_local.options import LocalOptions
 
 def test_memory_is_in_proportion_to_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "machine_cores", lambda: 8)
-    monkeypatch.setattr(module, "machine_memory", lambda: 16_000)
-    assert LocalOptions().resources().memory == 2_000
-    assert LocalOptions(cores=4).resources().memory == 8_000
-    assert LocalOptions(cores=16).resources().memory == 16_000
+    monkeypatch.setattr(module, "machine_memory", lambda: 16_000_000_000)
+    assert LocalOptions().resources().memory == 2_000_000_000
+    assert LocalOptions(cores=4).resources().memory == 8_000_000_000
+    assert LocalOptions(cores=16).resources().memory == 16_000_000_000
     assert LocalOptions(memory=0).resources().memory is None
-    assert LocalOptions(memory="1kB").resources().memory == 1_000
+    assert LocalOptions(memory="2MB").resources().memory == 2_000_000
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ class ClusterControls:
         self._directory = directory
         self._head = head
         self._closed = False
+        self._is_closing = False
+        """`close` is under way here."""
         self._remote = Remote(self.connection_file, on_notice=on_notice)
 
     # ------------------------------------------------------------------------------------------------------- facts
@@ -119,6 +121,8 @@ class ClusterControls:
     def _find_status(self) -> str:
         if self.is_closed:
             return "lost" if not self._closed and self._has_died() else "closed"
+        if self._is_closing:
+            return "closing"  # not asked for: dask's client wants to know it just when the head is on its way out
         try:
             return str(self._ask("status")["state"])
         except CommError:

@@ -219,6 +219,7 @@ class ClusterManager(ClusterControls):
     def _close(self, timeout: float | None) -> None:
         if self._closed or self._process != os.getpid():
             return
+        self._is_closing = True
         limit = CLOSE_TIMEOUT if timeout is None else timeout
         unconfirmed: list[str] = []
         try:
@@ -229,6 +230,7 @@ class ClusterManager(ClusterControls):
             _log.debug("close: %s", error)
         finally:
             self.disconnect()
+            self._is_closing = False
         goes_on = "the head goes on trying for some minutes"
         if self._has_died():
             goes_on = self._how_it_ended()

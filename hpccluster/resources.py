@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 from hpccluster.errors import ConfigError
+
+
+def machine_cores() -> int:
+    """Cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Bytes of physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True, slots=True)

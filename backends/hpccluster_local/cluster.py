@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 from hpccluster.backend.options import check_memory
 from hpccluster.cluster.manager import START_TIMEOUT, ClusterManager
 from hpccluster.errors import ConfigError
-from hpccluster.resources import default_processes
-from hpccluster_local.options import machine_cores, machine_memory
+from hpccluster.resources import default_processes, machine_cores, machine_memory
 
 _OWN = ("self", "n_workers", "threads_per_worker", "processes", "memory_limit")
 """What `LocalCluster` says in its own words, to be translated."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from hpccluster.backend.options import JobOptions
-from hpccluster.resources import JobResources
+from hpccluster.resources import JobResources, machine_cores, machine_memory
 from hpccluster.units import parse_bytes
-
-
-def machine_memory() -> int:
-    """Bytes of physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +28,3 @@ class LocalOptions(JobOptions):
         elif parse_bytes(memory) == 0:
             memory = None
         return JobOptions.resources(replace(self, cores=cores, memory=memory))
-
-
-def machine_cores() -> int:
-    """Cores of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

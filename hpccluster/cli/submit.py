@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,7 @@ from hpccluster.cli.output import JSON, note, progress, say, says_what_goes_on, 
 from hpccluster.config import ResolvedCluster
 from hpccluster.errors import ConfigError, SubmitRefused
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
+from hpccluster.resources import machine_cores
 
 _PYTHON = re.compile(r"python(?:[0-9]+(?:\.[0-9]+)?)?")
 
@@ -62,22 +64,25 @@ def submit_command(
         raise with_origin(error, resolved.origins) from error
     with says_what_goes_on(ready.name):
         if as_json:
-            write_json(
-                {
-                    "name": ready.name,
-                    "id": ready.id,
-                    "backend": spec.backend,
-                    "host": socket.gethostname(),
-                    "pid": ready.pid,
-                    "address": ready.address,
-                    "directory": ready.directory,
-                    "plan": ready.plan,
-                }
-            )
+            write_json(started_facts(spec, ready))
         else:
             # Standard output belongs to the program where it is shown.
             _tell(spec, ready, note if wait else say)
         return _stay(ready, show=not as_json) if wait else 0
+
+
+def started_facts(spec: HeadSpec, ready: HeadReady) -> dict[str, Any]:
+    """What programs are told of a cluster that was just started here."""
+    return {
+        "name": ready.name,
+        "id": ready.id,
+        "backend": spec.backend,
+        "host": socket.gethostname(),
+        "pid": ready.pid,
+        "address": ready.address,
+        "directory": ready.directory,
+        "plan": ready.plan,
+    }
 
 
 def resolve_program(
@@ -110,7 +115,7 @@ def make_program_spec(resolved: ResolvedCluster, command: tuple[str, ...]) -> He
     )
     if spec.scale is None and spec.adapt is None:
         # A program beside which no worker is ever started would wait for ever.
-        whole = ScaleRequest(cores=os.cpu_count()) if spec.backend == "local" else ScaleRequest(jobs=1)
+        whole = ScaleRequest(cores=machine_cores()) if spec.backend == "local" else ScaleRequest(jobs=1)
         spec = replace(spec, scale=whole)
     return spec
 

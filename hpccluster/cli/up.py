@@ -11,9 +11,11 @@ import click
 
 from hpccluster.cli.description import Target, description_options, size_of, size_options
 from hpccluster.cli.output import JSON, progress, say, write_json
+from hpccluster.cli.submit import started_facts
 from hpccluster.errors import ClusterNameTaken, SubmitRefused
 from hpccluster.head.directory import HeadRecord
 from hpccluster.head.spec import HeadReady, HeadSpec, ScaleRequest
+from hpccluster.resources import machine_cores
 
 OTHERS_START = 60.0
 """Seconds for a cluster of the name that somebody else is just starting."""
@@ -37,7 +39,7 @@ def up_command(target: Target, name: str | None, jobs: int | None, workers: int 
     resolved = target.resolve({"scale": size_of(jobs, workers), "name": name})
     spec = make_spec(resolved, detached=True)
     if spec.scale is None and spec.adapt is None and spec.backend == "local":
-        spec = replace(spec, scale=ScaleRequest(cores=_cores()))  # what LocalCluster() does
+        spec = replace(spec, scale=ScaleRequest(cores=machine_cores()))  # what LocalCluster() does
     is_named = "name" in resolved.settings
     running = _running(spec) if is_named else None
     if running is None:
@@ -54,12 +56,6 @@ def up_command(target: Target, name: str | None, jobs: int | None, workers: int 
             _report_new(spec, ready, as_json=as_json)
             return
     _report_running(spec, running, as_json=as_json)
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _running(spec: HeadSpec) -> HeadRecord | None:
@@ -84,19 +80,7 @@ def _wait_for(spec: HeadSpec) -> HeadRecord:
 
 def _report_new(spec: HeadSpec, ready: HeadReady, *, as_json: bool) -> None:
     if as_json:
-        write_json(
-            {
-                "name": ready.name,
-                "id": ready.id,
-                "created": True,
-                "backend": spec.backend,
-                "host": socket.gethostname(),
-                "pid": ready.pid,
-                "address": ready.address,
-                "directory": ready.directory,
-                "plan": ready.plan,
-            }
-        )
+        write_json(started_facts(spec, ready) | {"created": True})
         return
     from hpccluster.cli.cluster import format_plan
 

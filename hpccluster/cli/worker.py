@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from hpccluster.comm.connection_file import find_connection_file, read_connectio
 from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError, PeerLost
 from hpccluster.head.directory import RECORD
 from hpccluster.protocol.messages import Role
+from hpccluster.resources import machine_cores
 from hpccluster.runtime.exits import EXIT_NO_HEAD, EXIT_REFUSED
 from hpccluster.runtime.settings import DEATH_TIMEOUT, WorkerSettings
 from hpccluster.units import parse_bytes, parse_duration
@@ -59,12 +59,11 @@ def make_settings(options: WorkerOptions) -> WorkerSettings:
     memory = 0 if limit is None else int(_parsed("--memory-limit", parse_bytes, limit)) * options.nworkers
     patience = options.death_timeout
     timeout = DEATH_TIMEOUT if patience is None else _parsed("--death-timeout", parse_duration, patience)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return WorkerSettings(
         connection_file=path,
         addresses=addresses,
         nworkers=options.nworkers,
-        nthreads=options.nthreads or max(1, cores // options.nworkers),
+        nthreads=options.nthreads or max(1, machine_cores() // options.nworkers),
         memory_limit=memory,
         name=options.name or "",
         death_timeout=timeout,

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from hpccluster.resources import machine_cores, machine_memory
 from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, VALIDATE_VARIABLE, WorkerSettings
 
 JOB_VARIABLE = "HPCCLUSTER_JOB"
@@ -22,13 +23,13 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
         parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
     if given.no_nanny and given.nworkers != 1:
         parser.error("--no-nanny is for one worker")
-    memory = _host_memory() // given.share if given.memory_limit is None else given.memory_limit
+    memory = machine_memory() // given.share if given.memory_limit is None else given.memory_limit
     file = given.connection_file or (Path(told) if told and not given.address else None)
     return WorkerSettings(
         connection_file=file,
         addresses=tuple(given.address or ()),
         nworkers=given.nworkers,
-        nthreads=given.nthreads or max(1, _host_cores() // (given.nworkers * given.share)),
+        nthreads=given.nthreads or max(1, machine_cores() // (given.nworkers * given.share)),
         memory_limit=max(0, memory),
         name=given.name,
         job=given.job,
@@ -114,11 +115,3 @@ def _address_or_auto(text: str) -> str:
 
 def _bytes_or_auto(text: str) -> int | None:
     return None if text == "auto" else int(text)
-
-
-def _host_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

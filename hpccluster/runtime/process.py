@@ -54,6 +54,9 @@ def run_worker(
 ) -> int:
     """Run one worker to its end; returns the exit code, which `leave_process` should be given.
 
+    It is negative where a signal was the cause, and a nanny is there to judge of it: only the nanny knows whether it has
+    sent it, or whether a task, or somebody else, has.
+
     ``host``: where it listens for other workers; empty for the address on the way to the head.
 
     ``lifeline`` is a pipe's end that reads as ended when the parent is gone: then this process ends at once.
@@ -76,16 +79,16 @@ async def _live(worker: Worker, *, quiet: bool) -> int:
     loop = asyncio.get_running_loop()
     starting = loop.create_task(worker.start())
 
-    signals: list[str] = []
+    signals: list[signal.Signals] = []
 
-    def told_to_end(name: str) -> None:
+    def told_to_end(number: signal.Signals) -> None:
         # A second Ctrl-C is impatience; whether a nanny's workers end at once is for the nanny to say.
-        impatient = not quiet and name == "SIGINT" and bool(signals)
-        signals.append(name)
-        worker.leave(name, at_once=impatient) if starting.done() else starting.cancel()
+        impatient = not quiet and number == signal.SIGINT and bool(signals)
+        signals.append(number)
+        worker.leave(number.name, at_once=impatient) if starting.done() else starting.cancel()
 
     for number in TOLD_TO_END:
-        loop.add_signal_handler(number, told_to_end, number.name)
+        loop.add_signal_handler(number, told_to_end, number)
     os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_forget_signals)
     code = 0
     try:
@@ -105,7 +108,7 @@ async def _live(worker: Worker, *, quiet: bool) -> int:
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIME):
             await worker.close()
-    return code
+    return -signals[0] if quiet and signals else code
 
 
 _masks = threading.local()
@@ -131,11 +134,17 @@ def _forget_signals() -> None:
 
 
 def leave_process(code: int) -> NoReturn:
-    """End this process without waiting for tasks that still run. What was printed is not lost."""
+    """End this process without waiting for tasks that still run. What was printed is not lost.
+
+    A negative code is the number of the signal of which it ends, as `subprocess` has it.
+    """
     thread = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     thread.start()
     thread.join(ATEXIT_TIME)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(abs(code))

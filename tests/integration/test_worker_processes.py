@@ -80,7 +80,7 @@ class TestLife:
             nanny.send(StopWorkers("the cluster has closed"))
             assert await job.wait() == 0
             exits = [await nanny.next(WorkerExited), await nanny.next(WorkerExited)]
-            assert all(told.expected and not told.restarting and told.exit_code == 0 for told in exits)
+            assert all(told.expected and not told.restarting and told.signal == signal.SIGTERM for told in exits)
             assert job.stages == ["python-ok", "import-ok", "net-ok", "auth-ok"]
             assert "printed by a task" in job.log
             name, address, at = first.name, first.hello.address, site.scheduler.address
@@ -245,7 +245,23 @@ class TestEnds:
             worker.send(Leave("handed over"))
             assert await job.wait() == 0
             told = await nanny.next(WorkerExited)
-            assert (told.expected, told.exit_code) == (True, 0)
+            assert (told.expected, told.signal) == (True, signal.SIGTERM)
+
+        play(scene)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_a_worker_that_leaves_for_a_signal_that_is_not_its_nannys_is_replaced(
+        self, play: Play, number: signal.Signals
+    ) -> None:
+        async def scene(site: Site) -> None:
+            _, nanny, worker = await site.job("--grace", "0.3")
+            worker.run(1, _doing(f"os.kill(os.getpid(), {number}); import time; time.sleep(600)"))
+            assert await worker.next(Leaving) == Leaving(number.name)
+            told = await nanny.next(WorkerExited)
+            assert (told.signal, told.running, told.expected, told.restarting) == (number, [(1, 1)], False, True)
+            again = await site.scheduler.worker()
+            again.run(2, pow, 2, 3)
+            assert await again.result(2) == 8
 
         play(scene)
 

@@ -7,6 +7,7 @@ that fails, or where it would only name something of ``__main__`` that the worke
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ _references: ContextVar[Any] = ContextVar("references", default=None)
 """The futures met while arguments are pickled, or their values while they are unpickled; each thread has its own."""
 
 ERROR_LIMIT = 1024 * 1024
+"""Bytes of a pickled exception, or of its traceback."""
+PART_LIMIT = ERROR_LIMIT // 8
+"""Bytes of one of its arguments or attributes, where it is too large as a whole."""
 
 
 def collect(item: Any) -> tuple[Callable[[int], Any], tuple[int]]:
@@ -87,12 +91,12 @@ def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return "the arguments"
 
 
-def _is_picklable(value: Any) -> bool:
+def _is_picklable(value: Any, limit: float = math.inf) -> bool:
+    """Whether its pickle can be had, in at most ``limit`` bytes."""
     try:
-        dumps(value)
+        return len(dumps(value)) <= limit
     except Exception:  # noqa: BLE001 - user code runs while it is pickled
         return False
-    return True
 
 
 def load_arguments(body: bytes | memoryview, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -216,8 +220,8 @@ def _checked(value: Any, error: BaseException) -> bytes:
 
 
 class _Bare:
-    """Stands for an exception that cannot be pickled as it is: one whose ``__init__`` wants other arguments than it passes
-    on, or that holds something unpicklable, which is left behind.
+    """Stands for an exception that cannot be sent as it is: one whose ``__init__`` wants other arguments than it passes on,
+    or that holds something unpicklable or huge, which is left behind.
     """
 
     __slots__ = ("error",)
@@ -226,9 +230,13 @@ class _Bare:
         self.error = error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        args = tuple(arg if _is_picklable(arg) else repr(arg) for arg in self.error.args)
-        state = {name: value for name, value in vars(self.error).items() if _is_picklable(value)}
+        args = tuple(arg if _is_picklable(arg, PART_LIMIT) else _in_short(arg) for arg in self.error.args)
+        state = {name: value for name, value in vars(self.error).items() if _is_picklable(value, PART_LIMIT)}
         return _restored, (type(self.error), args, state)
+
+
+def _in_short(value: Any) -> str:
+    return (value if isinstance(value, str) else repr(value))[: PART_LIMIT // 4]
 
 
 def _restored(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

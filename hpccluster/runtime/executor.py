@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pickle import loads
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from hpccluster.protocol.messages import FunctionBody, RunTask, TaskErrorBody, TaskFailed, TasksDone
 from hpccluster.protocol.payload import dump_error, load_arguments
@@ -205,6 +205,8 @@ class Executor:
         return f"{body.name}()" if body is not None else f"function {run.function}"
 
     def _failure(self, run: RunTask, error: BaseException, *, retriable: bool) -> TaskFailed:
+        if self._is_fork:
+            _leave_fork(error)
         body = dump_error(error, skip=1)
         _forget_frames(error)
         return TaskFailed(run.task, run.attempt, body, 0.0, retriable)
@@ -249,6 +251,15 @@ def _tell_of_forks(executor: weakref.ref[Executor]) -> None:
             living._is_fork = True
 
     os.register_at_fork(after_in_child=mark)
+
+
+def _leave_fork(error: BaseException) -> NoReturn:
+    """A child that the task has forked ends of this: as a program does, not as a task. Its parent may look at the code."""
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(1)
+    code = error.code
+    os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
 def _forget_frames(error: BaseException) -> None:

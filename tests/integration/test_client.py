@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,17 @@ def test_processes_that_a_task_forks_end_without_their_worker(client: Client) ->
     process, code = client.submit(forks, workers=worker).result(timeout=30)
     assert code == -signal.SIGTERM
     assert client.submit(os.getpid, workers=worker).result(timeout=20) == process
+
+
+def test_a_child_that_a_task_forks_ends_with_a_code_of_its_own(client: Client) -> None:
+    def fork(end: Callable[[], object]) -> int:
+        child = os.fork()
+        if not child:
+            end()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    ends: list[Callable[[], object]] = [lambda: sys.exit(3), lambda: sys.exit("no"), lambda: 1 / 0, sys.exit]
+    assert client.gather(client.map(fork, ends), timeout=30) == [3, 1, 1, 0]
 
 
 def test_a_task_that_kills_its_workers_fails_alone(client: Client, cluster: LocalCluster) -> None:

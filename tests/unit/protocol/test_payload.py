@@ -122,7 +122,16 @@ def test_an_argument_that_cannot_be_pickled_is_named() -> None:
     assert caught.value.__notes__ == ["while pickling guard, a lock"]
 
 
-@pytest.mark.parametrize("error", [_Silent(), RuntimeError("x" * 3_000_000)])
+def test_an_exception_that_holds_too_much_is_itself_without_that() -> None:
+    original = ValueError("too many: " + "x" * 3_000_000, 5)
+    original.data, original.index = bytes(2_000_000), 7  # type: ignore[attr-defined]
+    error = payload.load_error(payload.dump_error(_caught(original)))
+    assert type(error) is ValueError
+    assert error.args[0].startswith("too many: xxx")
+    assert (error.args[1], vars(error)) == (5, {"index": 7})
+
+
+@pytest.mark.parametrize("error", [_Silent(), RuntimeError(*("x" * 100_000 for _ in range(20)))])
 def test_an_exception_that_cannot_travel_is_told_by_type_and_text(error: Exception) -> None:
     body = payload.dump_error(_caught(error))
     assert body.type_name == type(error).__name__

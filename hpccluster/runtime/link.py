@@ -43,6 +43,8 @@ UNREACHED_TRIES = 3
 """How often a result is asked for at addresses of which none answers, before that is the outcome."""
 UNREACHED_PAUSE = 1.0
 """Seconds between two of these."""
+PUSH_PAUSE = 0.2
+"""Seconds after which a worker that did not take data is told of: if it has died, the scheduler knows it by then."""
 
 
 class ClientLink:
@@ -235,6 +237,7 @@ class ClientLink:
                 await self._fetcher.push(placement.address, placement.task, frames)
             except CommError as error:
                 log.debug("cannot push %s to %s: %s", record.id, placement.address, error)
+                await asyncio.sleep(PUSH_PAUSE)
                 message = DataPlaced(record.id, "")
                 continue
             record.settle(FutureState.STORED, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -237,6 +238,20 @@ def test_a_client_that_reaches_nobody_says_so_and_has_nothing_computed_again(
     monkeypatch.undo()
     assert len(future.result(timeout=20)) == 100_000
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_data_for_a_worker_that_has_just_died_goes_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(1, timeout=30)
+        worker, link = cluster.workers[0].pid, client._live()
+
+        async def push_to_the_dead(address: str, *_: Any) -> None:
+            monkeypatch.undo()
+            os.kill(worker, signal.SIGKILL)
+            raise PeerLost(f"no way to {address}")  # before the scheduler can know
+
+        monkeypatch.setattr(link._fetcher, "push", push_to_the_dead)
+        assert client.submit(len, bytes(3_000_000)).result(timeout=30) == 3_000_000
 
 
 def test_functions_that_the_program_has_dropped_are_dropped_by_the_workers(client: Client) -> None:

@@ -77,6 +77,7 @@ REASONS = (
     ("OutOfMemory", "it used more memory than it asked for; give more memory="),
     ("TimeLimit", "it reached its walltime"),
     ("NodeFail", "its node failed"),
+    ("job_requeued_in_held_state", "it was put back into the queue and is held: scontrol release JOBID"),
     ("launch_failed_requeued_held", "it could not be started and is held: scontrol release JOBID, once the node is mended"),
 )  # fmt: skip
 """Reasons and what they mean. One that Slurm makes longer (``ReqNodeNotAvail,_UnavailableNodes:n17``) still matches."""
@@ -103,6 +104,7 @@ LIMITED = {
 
 def explain(reason: str) -> str:
     """What a reason means and what to do about it; empty if there is nothing to add."""
+    reason = reason.replace(" ", "_")  # scontrol's spelling; squeue has blanks there
     word = reason.split(",_")[0].split("(")[0]
     for known, meaning in REASONS:
         if word == known or reason.startswith(f"{known}_"):

@@ -291,7 +291,8 @@ class Fleet:
         last_words = {name: lines[-1] for name, text in logs.items() if (lines := text.strip().splitlines())}
         hints = [f"planned workers: {self.plan}; scale() asks for more"] if self.plan < n else []
         if self._state.brake.trouble in (Trouble.LIMIT, Trouble.UNCLEAR):
-            hints.append(f"{self.current_plan().held} jobs are held back: {self._state.brake.cause}")
+            held = self.current_plan().held
+            hints.append(f"{held} job{' is' if held == 1 else 's are'} held back: {self._state.brake.cause}")
         have = len(self._connected)
         return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hints=hints)
 
@@ -366,7 +367,9 @@ class Fleet:
     def _perform(self, action: actions.FleetAction) -> None:
         match action:
             case actions.Report():
-                self._on_notice(action.level, f"{action.text} ({action.code})" if action.code else action.text)
+                # what a batch system said may name its code already
+                text = action.text if action.code in action.text else f"{action.text} ({action.code})"
+                self._on_notice(action.level, text)
             case actions.JobFailed():
                 self._job_failed(action)
             case actions.PollSoon():

@@ -46,7 +46,10 @@ def _reason(record: JobRecord) -> str:
         case Phase.CANCELLING:
             return "being cancelled"
         case _:
-            said = record.status.reason if record.status is not None else ""
+            status = record.status
+            # one whose worker has joined since the last poll waits for nothing any more
+            is_past = status is None or (bool(record.workers) and status.state is JobState.PENDING)
+            said = "" if is_past else status.reason
             if said.lower() not in _MEANINGLESS:
                 return said
             return record.note if record.phase is Phase.OVER and record.shown_state is JobState.ABSENT else ""

@@ -105,13 +105,14 @@ def test_a_job_that_cannot_even_be_described_is_refused() -> None:
 
 def test_limits_hold_jobs_back() -> None:
     async def story() -> None:
-        limit = SubmitRefused("QOSMaxSubmitJobPerUserLimit", code="HPC-SUBMIT-LIMIT")
+        limit = SubmitRefused("QOSMaxSubmitJobPerUserLimit (HPC-SUBMIT-LIMIT)", code="HPC-SUBMIT-LIMIT")
         async with a_world() as world:
             world.backend.fates = [Fate(), Fate(), Fate(refused=limit), Fate(refused=limit)]
             plan = await world.fleet.scale(jobs=4)
             assert plan.held == 2
             assert "2 held back" in str(plan)
-            assert world.said("QOSMaxSubmitJobPerUserLimit")
+            (told,) = world.said("QOSMaxSubmitJobPerUserLimit")
+            assert told.count("HPC-SUBMIT-LIMIT") == 1
             with pytest.raises(StartTimeout, match="2 jobs are held back: QOSMaxSubmitJobPerUserLimit"):
                 await world.fleet.wait_for_workers(16, timeout=10)
             await asyncio.sleep(30)

@@ -35,6 +35,12 @@ def test_live_words_are_never_an_end() -> None:
         ("ReqNodeNotAvail", "drained"),
         ("ReqNodeNotAvail,_UnavailableNodes:n[1-3]", "drained"),
         ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions", "drained"),
+        # as squeue --Format of 22.05 prints them, with blanks
+        ("ReqNodeNotAvail, UnavailableNodes:n2", "drained"),
+        ("ReqNodeNotAvail, May be reserved for other job", "reserved"),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "drained"),
+        ("launch failed requeued held", "scontrol release"),
+        ("job requeued in held state", "scontrol release"),
         ("BadConstraints", "constraint="),
         ("JobHeldUser", "scontrol release"),
         ("BeginTime", "certain time"),

@@ -46,10 +46,9 @@ def _reason(record: JobRecord) -> str:
         case Phase.CANCELLING:
             return "being cancelled"
         case _:
-            status = record.status
-            # one whose worker has joined since the last poll waits for nothing any more
-            is_past = status is None or (bool(record.workers) and status.state is JobState.PENDING)
-            said = "" if is_past else status.reason
+            said = record.status.reason if record.status is not None else ""
+            if record.workers and record.status is not None and record.status.state is JobState.PENDING:
+                said = ""  # its worker has joined since the last poll: it waits for nothing any more
             if said.lower() not in _MEANINGLESS:
                 return said
             return record.note if record.phase is Phase.OVER and record.shown_state is JobState.ABSENT else ""

@@ -15,9 +15,7 @@ def row_of(record: JobRecord) -> tuple[str, str]:
 
 def test_a_job_that_waits_says_why_until_its_worker_has_joined() -> None:
     status = JobStatus(id=JobId("9"), state=JobState.PENDING, reason="BeginTime")
-    record = JobRecord(
-        JobName("hpc-calm-otter-0001"), 1, 0.0, phase=Phase.PENDING, id=JobId("9"), status=status
-    )
+    record = JobRecord(JobName("hpc-calm-otter-0001"), 1, 0.0, phase=Phase.PENDING, id=JobId("9"), status=status)
     assert row_of(record) == ("PENDING", "BeginTime")
     # the worker is quicker than the next poll
     record.phase, record.workers = Phase.RUNNING, {"w"}

@@ -32,6 +32,10 @@ FORCE_AFTER = 15.0
 FORCE_UNREACHED_AFTER = 4.0
 """The same where PBS has said that it cannot reach the job's node."""
 
+DELETE_TIMEOUT = 10.0
+"""Seconds that a qdel may take. It answers for all its jobs together, in some ten ms; where one of them is on a node that
+hangs, it waits for that node for ever, and has asked for the end of the others long ago."""
+
 _ATTEMPTS = 6
 """Ways of asking that are tried: each teaches one thing at most."""
 
@@ -193,20 +197,20 @@ class PBSBackend(BatchBackend[PBSOptions]):
         """Ask for the end of these jobs; what went wrong."""
         if not ids:
             return ""
+        began = time.monotonic()
         try:
             result = await self.runner.run(
                 self.dialect.cancel_command(ids, force=force),
                 environment=self.dialect.query_environment(),
-                timeout=QUERY_TIMEOUT,
+                timeout=DELETE_TIMEOUT,
             )
         except CommandFailed as error:
-            # It may have worked all the same: what counts is what the poll says. PBS keeps qdel waiting for a node that
-            # hangs, which does not mean that a second TERM were of use.
-            self._asked |= dict.fromkeys(ids, time.monotonic())
-            return str(error)
+            # It may have worked all the same: what counts is what the poll says. A second TERM were of no use.
+            self._asked |= dict.fromkeys(ids, began)
+            return f"{error}: PBS, or a node that runs one of these jobs, hangs"
         problem = self.dialect.cancel_problem(result)
         if not self.dialect.is_unanswered(result):
-            self._asked |= dict.fromkeys(ids, time.monotonic())
+            self._asked |= dict.fromkeys(ids, began)
             self._unreached |= {job for job in ids if self.dialect.is_unreached(result, job)}
         return problem
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 
 from hpccluster.backend.dialect import CommandResult
-from hpccluster.backend.refusal import Refusal
-from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed
+from hpccluster.backend.refusal import Complaint, Refusal, SubmitCommand
+from hpccluster.errors import BackendError, BackendUnavailable
 from hpccluster_pbs.options import DIRECTIVES, PBSOptions, options_of
 
 UNREACHABLE = re.compile(
     r"cannot connect|couldn't connect|could not connect|connection (?:refused|reset|timed out)|no route to host|"
-    r"unknown host|timed? ?out|communication failure|end of file|premature end|protocol|background qsub|broken pipe|"
+    r"(?<!or )unknown host|timed? ?out|communication failure|end of file|premature end|protocol|background qsub|broken pipe|"
     r"server (?:is )?(?:shutting down|too busy|currently too busy)|pbs_iff|munge|authenticat|errno=|try again|"
     r"temporarily unavailable|system error|internal (?:server )?error|no permission to connect",
     re.IGNORECASE,
@@ -26,46 +26,63 @@ UNREACHABLE = re.compile(
 NOT_SET_UP = re.compile(r"pbsconf error|pbs conf variables not found", re.IGNORECASE)
 """There is no configuration of PBS: nothing was sent."""
 
+_NO_ANSWER_CODES = frozenset(
+    number % 256
+    for number in (
+        15010,  # a system call failed
+        15011,  # internal error
+        15031,  # the connection broke within the conversation: "Error (15031) submitting job", or no words at all
+        15033,  # no free connections
+        15034,  # no server
+        15056,  # the same as 15031, in the other half of the protocol
+        15060,  # it is being stopped
+        15117,  # its table of connections is full
+        15161,  # it could not save the job: its datastore is down, and it stops itself then
+        15208,  # try again
+    )
+)
+"""Of qsub: errors of ``pbs_error.h`` that are of the way to the server, or of the server itself, and say nothing about the
+job. That it could not be reached (15008, and 15007 for a failed login) shares its codes with refusals, and is known by
+its words."""
+
 _LIMIT_CODES = (38, 39)
 """Of qsub: a limit on jobs or resources in the queue; "not now", that is."""
 
 _HOOK_CODE = 32
 """Of qsub: a hook of the site has refused the job, in whatever words it likes (PBSE_HOOKERROR of pbs_error.h)."""
 
-CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (
+_COMPLAINTS = (
+    Complaint(
         r"unknown queue|queue is not enabled|no default queue|access to queue is denied|cannot locate queue",
         "QUEUE",
         ("queue",),
     ),
-    (
-        r"would exceed|maximum number of jobs|already in (?:complex|queue)|exceeds the (?:queue|server) limit",
-        "LIMIT",
-        (),
+    Complaint(
+        r"would exceed|maximum number of jobs|already in (?:complex|queue)|exceeds the (?:queue|server) limit", "LIMIT"
     ),
-    (r"illegal -N|job name is too long", "NAME", ("name",)),
-    (r"script contains cr|script is empty", "SCRIPT", ()),
-    (r"invalid option|illegal -|directive error", "OPTION", ()),
-    (r"bad uid|bad gid|bad user", "USER", ()),
-    (r"resource_list\.walltime|max walltime|walltime", "TIME", ("walltime",)),
-    (r"violates queue and/or server|exceeds? queue resource|cannot satisfy queue|array job exceeds", "LIMITS", ()),
-    (r"account", "ACCOUNT", ("account",)),
-    (r"project", "PROJECT", ("project",)),
-    (
+    Complaint(r"illegal -N|job name is too long", "NAME", ("name",)),
+    Complaint(r"script contains cr|script is empty|jobscript size", "SCRIPT"),
+    Complaint(r"invalid option|illegal -|directive error", "OPTION"),
+    Complaint(r"bad uid|bad gid|bad user", "USER"),
+    Complaint(r"access from host not allowed", "PERMISSION", ("queue",)),
+    Complaint(r"resource_list\.walltime|max walltime|walltime", "TIME", ("walltime",)),
+    Complaint(
+        r"violates queue and/or server|exceeds? queue resource|cannot satisfy queue|array job exceeds|"
+        r"rejected by all possible destinations",
+        "LIMITS",
+    ),
+    Complaint(r"account", "ACCOUNT", ("account",)),
+    Complaint(r"project", "PROJECT", ("project",)),
+    Complaint(
         r"unknown resource|illegal attribute or resource value|cannot be used with|cannot have \"place\"|resource",
         "RESOURCE",
         ("resources", "place"),
     ),
-    (
-        r"usage:|error \(15002\)|cannot send environment|undefined attribute",
-        "OPTION",
-        (),
-    ),
-    (r"unauthorized|not authorized|permission|acl", "PERMISSION", ("queue",)),
+    Complaint(r"usage:|error \(15002\)|cannot send environment|undefined attribute", "OPTION"),
+    Complaint(r"unauthorized|not authorized|permission|acl", "PERMISSION", ("queue",)),
 )
-"""A pattern, the cause in the error's code, and the names of the template's context that may be to blame."""
 
-HINTS = {
+_HINTS = {
     "QUEUE": "see the queues with: qstat -Q",
     "LIMIT": "you have as many jobs, or as much of a resource, in the queue as is allowed: some must end first",
     "LIMITS": "walltime, cores or memory are outside of what the queue takes: see resources_max and resources_min in "
@@ -80,6 +97,8 @@ HINTS = {
     "job_directives_skip",
 }
 
+_QSUB = SubmitCommand(system="PBS", name="qsub", prefix="#PBS", complaints=_COMPLAINTS, hints=_HINTS)
+
 
 def classify(result: CommandResult, script: str, options: PBSOptions) -> BackendError:
     """What a failed qsub means: `SubmitRefused` where there certainly is no job, else `CommandFailed`."""
@@ -88,40 +107,25 @@ def classify(result: CommandResult, script: str, options: PBSOptions) -> Backend
     summary = said or f"exit code {result.returncode}"
     if NOT_SET_UP.search(said):
         return BackendUnavailable(f"PBS is not set up on this host: {summary}", code="HPC-BACKEND-COMMAND")
-    if UNREACHABLE.search(said) and result.returncode != _HOOK_CODE:
-        return CommandFailed(
-            f"qsub did not get an answer from PBS: {summary}; the job may exist all the same",
-            code="HPC-SUBMIT-UNREACHABLE",
-            details={"said": said},
-        )
+    is_answer = result.returncode in (
+        _HOOK_CODE,
+        *_LIMIT_CODES,
+    )  # which quotes words of the site: its queues, its hooks
+    if result.returncode in _NO_ANSWER_CODES or (UNREACHABLE.search(said) and not is_answer):
+        return _QSUB.unanswered(summary)
     if not said or result.returncode < 0 or re.search(r"^[0-9]+(?:\[\])?(?:\.\S+)?$", result.stdout, re.MULTILINE):
-        return CommandFailed(
-            f"qsub failed: {summary}; it is not known whether there is a job",
-            code="HPC-SUBMIT-UNKNOWN",
-            details={"said": said},
-        )
+        return _QSUB.unclear(summary)
     if result.returncode in _LIMIT_CODES:
-        return _refusal("LIMIT", (), said, script, options).error()
-    cause = next((item for item in CAUSES if re.search(item[0], said, re.IGNORECASE)), ("", "REFUSED", ()))
-    return _refusal(cause[1], cause[2], said, script, options).error()
+        return _refusal(Complaint("", "LIMIT"), said, script, options).error()
+    return _refusal(_QSUB.complaint(said) or Complaint("", "REFUSED"), said, script, options).error()
 
 
-def _refusal(cause: str, blamed: tuple[str, ...], said: str, script: str, options: PBSOptions) -> Refusal:
-    blamed = _named(said) or blamed
-    directive = _directive(script, said, blamed)
+def _refusal(complaint: Complaint, said: str, script: str, options: PBSOptions) -> Refusal:
+    blamed = _named(said) or complaint.blamed
     option, value = _option(blamed, said, options)
-    if directive.removeprefix("#PBS ") in options.job_extra_directives:
-        option, value = "job_extra_directives", directive.removeprefix("#PBS ")
-    return Refusal(
-        system="PBS",
-        command="qsub",
-        code=f"HPC-SUBMIT-{cause}",
-        said=said,
-        option=option if value else "",
-        value=value,
-        directive=directive,
-        hint=HINTS.get(cause, ""),
-    )
+    directive = _directive(script, said, blamed)
+    own = options.job_extra_directives
+    return _QSUB.refusal(complaint.cause, said, option=option, value=value, directive=directive, own=own)
 
 
 def _named(said: str) -> tuple[str, ...]:
@@ -149,12 +153,12 @@ def _option(blamed: tuple[str, ...], said: str, options: PBSOptions) -> tuple[st
 
 
 def _directive(script: str, said: str, blamed: tuple[str, ...]) -> str:
-    """The line of the script that is to blame: one whose text is in the message, or what usually is."""
-    lines = [line for line in script.splitlines() if line.startswith("#PBS ")]
-    quoted = [line for line in lines if f"directive error: {line.removeprefix('#PBS ')}" in said]
+    """The directive that is to blame: one whose text is in the message, or what usually is."""
+    directives = _QSUB.directives(script)
+    quoted = [directive for directive in directives if f"directive error: {directive}" in said]
     named = re.search(r"(?:illegal|invalid option --) ['\"]?-?([A-Za-z])\b", said)
     spellings = {f"-{named[1]}"} if named else {spelling for name in blamed for spelling in DIRECTIVES[name]}
-    fitting = [line for line in lines if spellings.intersection(options_of(line.removeprefix("#PBS ")))]
+    fitting = [directive for directive in directives if spellings.intersection(options_of(directive))]
     return next(iter([*quoted, *fitting]), "")
 
 

@@ -72,6 +72,10 @@ _TORQUE_CODES = {
 HELD_FOR_GOOD = "job held, too many failed attempts to run"
 
 _SHORTER = "a shorter walltime= may fit before"
+_IN_USE = (
+    "what it asks for is in use: it starts when other jobs have ended, smaller or shorter ones sooner; or its nodes are down, "
+    "see pbsnodes -l"
+)
 
 MEANINGS = (
     (
@@ -101,10 +105,10 @@ MEANINGS = (
     (r"PBS Error|Cannot provision", "PBS has tried to start it and failed; ask your administrators if it goes on"),
     (
         r"Insufficient amount of|Not enough |too few free resources|No available resources|exclusive node|won't fit on",
-        "what it asks for is in use: it starts when other jobs have ended; smaller or shorter jobs start sooner",
+        _IN_USE,
     ),
-    (r"^held \(.*[os].*\)", "it is held by an administrator or by the system; ask them why"),
-    (r"^held \(.*u.*\)", "it is held by you: qrls JOBID"),
+    (r"^held \([^)]*[os][^)]*\)", "it is held by an administrator or by the system; ask them why"),
+    (r"^held \([^)]*u[^)]*\)", "it is held by you: qrls JOBID"),
     (r"^suspended", "PBS has stopped it, to run others first, and continues it later"),
     (r"^waits until", "it may not start before a certain time"),
 )
@@ -179,11 +183,14 @@ def _used_up(attributes: Mapping[str, str]) -> bool:
 
 
 def _why_it_waits(word: str, attributes: Mapping[str, str]) -> str:
-    if comment := attributes.get("comment", "").strip():
+    comment = attributes.get("comment", "").strip()
+    if word == "H":
+        held = f"held ({attributes.get('Hold_Types', '') or 'u'})"
+        # "Job held by USER on DATE": who has set the latest hold, not which holds there are
+        return f"{held}: {comment}" if comment else held
+    if comment:
         return comment
     match word:
-        case "H":
-            return f"held ({attributes.get('Hold_Types', '') or 'u'})"
         case "W":
             return f"waits until {attributes.get('Execution_Time', 'later')}"
         case "S" | "U":

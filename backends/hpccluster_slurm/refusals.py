@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from hpccluster.backend.dialect import CommandResult
-from hpccluster.backend.refusal import Refusal
-from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed
+from hpccluster.backend.refusal import Complaint, Refusal, SubmitCommand
+from hpccluster.errors import BackendError, BackendUnavailable
 from hpccluster_slurm.options import DIRECTIVES, SlurmOptions, option_of
 
 UNREACHABLE = re.compile(
@@ -36,39 +36,38 @@ _OTHER_ANSWER = (
     r"(?:unspecified error|invalid|requested|disabled|job|user|.*not (?:available|supported))"
 )
 
-CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (r"partition specified|partition name", "PARTITION", ("queue",)),
-    (r"group not permitted", "GROUP", ("queue",)),
+_COMPLAINTS = (
+    Complaint(r"partition specified|partition name", "PARTITION", ("queue",)),
+    Complaint(r"group not permitted", "GROUP", ("queue",)),
     # what one job asks for, before the general line on accounting and QOS that follows it
-    (r"MaxWallDurationPerJob", "TIME", ("walltime",)),
-    (r"(?:Assoc|QOS)(?:Max\w*PerJob|Min)", "LIMITS", ()),
-    (r"violates accounting/qos|submit limit|max submit|maxsubmit|job limit", "LIMIT", ()),
+    Complaint(r"MaxWallDurationPerJob", "TIME", ("walltime",)),
+    Complaint(r"(?:Assoc|QOS)(?:Max\w*PerJob|Min)", "LIMITS"),
+    Complaint(r"violates accounting/qos|submit limit|max submit|maxsubmit|job limit", "LIMIT"),
     # "account or account/partition combination": a partition may take the jobs of certain accounts only
-    (r"account|trackable", "ACCOUNT", ("account", "queue")),
-    (r"\bqos\b", "QOS", ("qos",)),
-    (r"time limit|--time|timelimit", "TIME", ("walltime",)),
-    (r"node count|--nodes", "NODES", ("nodes",)),
-    (r"memory specification|--mem|memory", "MEMORY", ("memory",)),
-    (r"\(gres\)|--gres|--gpus|generic resource|\bgpus?\b", "GRES", ("gres",)),
-    (r"processors|cpu count|--cpus-per-task|--ntasks", "CPUS", ("cpus",)),
-    (r"feature|--constraint", "CONSTRAINT", ("constraint",)),
-    (r"license", "LICENSE", ()),
-    (r"reservation", "RESERVATION", ("reservation",)),
-    (r"node name", "NODELIST", ("exclude",)),
-    (r"--signal", "SIGNAL", ("signal",)),
-    (r"dependency", "DEPENDENCY", ()),
-    (r"node configuration|partition configuration|node not available|nodes required", "CONFIGURATION", ()),
-    (r"dos line breaks|not look like a batch script|script is empty", "SCRIPT", ()),
-    (_ARGUMENTS, "OPTION", ()),
-    (r"permission denied|not authorized|not permitted|access denied", "PERMISSION", ()),
-    (_OTHER_ANSWER, "REFUSED", ()),
+    Complaint(r"account|trackable", "ACCOUNT", ("account", "queue")),
+    Complaint(r"\bqos\b", "QOS", ("qos",)),
+    Complaint(r"time limit|--time|timelimit", "TIME", ("walltime",)),
+    Complaint(r"node count|--nodes", "NODES", ("nodes",)),
+    Complaint(r"memory specification|--mem|memory", "MEMORY", ("memory",)),
+    Complaint(r"\(gres\)|--gres|--gpus|generic resource|\bgpus?\b", "GRES", ("gres",)),
+    Complaint(r"processors|cpu count|--cpus-per-task|--ntasks", "CPUS", ("cpus",)),
+    Complaint(r"feature|--constraint", "CONSTRAINT", ("constraint",)),
+    Complaint(r"license", "LICENSE"),
+    Complaint(r"reservation", "RESERVATION", ("reservation",)),
+    Complaint(r"node name", "NODELIST", ("exclude",)),
+    Complaint(r"--signal", "SIGNAL", ("signal",)),
+    Complaint(r"dependency", "DEPENDENCY"),
+    Complaint(r"node configuration|partition configuration|node not available|nodes required", "CONFIGURATION"),
+    Complaint(r"dos line breaks|not look like a batch script|script is empty", "SCRIPT"),
+    Complaint(_ARGUMENTS, "OPTION"),
+    Complaint(r"permission denied|not authorized|not permitted|access denied", "PERMISSION"),
+    Complaint(_OTHER_ANSWER, "REFUSED"),
 )
-"""A pattern, the cause in the error's code, and the names of the template's context that may be to blame."""
 
 CONTEXT_OPTION = {"cpus": "cores", "nodes": ""}
 """Names of the template's context that come from an option of another name."""
 
-HINTS = {
+_HINTS = {
     "LIMIT": "you have as many jobs in the queue as this account, QOS or partition allows: they must end first",
     "LIMITS": "it asks for more (or less) than one job of this account or QOS may: sacctmgr show qos format=name,maxtres,mintres",
     "CONFIGURATION": "no node (of this partition) has that many cores and GPUs, and that much memory: ask for less",
@@ -83,6 +82,8 @@ HINTS = {
     "OPTION": "check job_extra_directives; a directive that your Slurm does not know goes into job_directives_skip",
 }
 
+_SBATCH = SubmitCommand(system="Slurm", name="sbatch", prefix="#SBATCH", complaints=_COMPLAINTS, hints=_HINTS)
+
 
 def classify(result: CommandResult, script: str, options: SlurmOptions) -> BackendError:
     """What a failed sbatch means: `SubmitRefused` or `BackendUnavailable` where there certainly is no job, else `CommandFailed`."""
@@ -96,54 +97,34 @@ def classify(result: CommandResult, script: str, options: SlurmOptions) -> Backe
             details={"said": said},
         )
     if UNREACHABLE.search(said):
-        return CommandFailed(
-            f"sbatch did not get an answer from Slurm: {summary}; the job may exist all the same",
-            code="HPC-SUBMIT-UNREACHABLE",
-            details={"said": said},
-        )
+        return _SBATCH.unanswered(summary)
     # in the raw text, where the general line is still a line of its own
-    complaint = result.stderr or result.stdout
-    cause = next((item for item in CAUSES if re.search(item[0], complaint, re.IGNORECASE)), None)
-    if cause is None or result.returncode < 0 or re.search(r"^[0-9]+(?:;|$)", result.stdout):
-        return CommandFailed(
-            f"sbatch failed: {summary}; it is not known whether there is a job",
-            code="HPC-SUBMIT-UNKNOWN",
-            details={"said": said},
-        )
-    return _refusal(cause[1], cause[2], said, script, options).error()
+    complaint = _SBATCH.complaint(result.stderr or result.stdout)
+    if complaint is None or result.returncode < 0 or re.search(r"^[0-9]+(?:;|$)", result.stdout):
+        return _SBATCH.unclear(summary)
+    return _refusal(complaint, said, script, options).error()
 
 
-def _refusal(cause: str, blamed: tuple[str, ...], said: str, script: str, options: SlurmOptions) -> Refusal:
-    directive = _directive(script, said, blamed)
+def _refusal(complaint: Complaint, said: str, script: str, options: SlurmOptions) -> Refusal:
     option = value = ""
-    for name in blamed:
+    for name in complaint.blamed:
         option = CONTEXT_OPTION.get(name, name)
         found = getattr(options, option, None)
         value = "" if found is None else str(found)
         if value:
             break
-    if directive.removeprefix("#SBATCH ") in options.job_extra_directives:
-        option, value = "job_extra_directives", directive.removeprefix("#SBATCH ")
-    return Refusal(
-        system="Slurm",
-        command="sbatch",
-        code=f"HPC-SUBMIT-{cause}",
-        said=said,
-        option=option if value else "",
-        value=value,
-        directive=directive,
-        hint=HINTS.get(cause, ""),
-    )
+    directive = _directive(script, said, complaint.blamed)
+    own = options.job_extra_directives
+    return _SBATCH.refusal(complaint.cause, said, option=option, value=value, directive=directive, own=own)
 
 
 def _directive(script: str, said: str, blamed: tuple[str, ...]) -> str:
-    """The line of the script that is to blame: by the name of an option in the message, or by what usually is."""
-    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
+    """The directive that is to blame: by the name of an option in the message, or by what usually is."""
     named = re.search(r"(--[a-z-]+)", said)
     for wanted in ((named[1],) if named else (), *(DIRECTIVES[name] for name in blamed)):
-        for line in lines:
-            if option_of(line.removeprefix("#SBATCH ")) in wanted:
-                return line
+        for directive in _SBATCH.directives(script):
+            if option_of(directive) in wanted:
+                return directive
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The error for a refused job: one layout for all batch systems, with all its facts as plain values.
+"""What a failed submission means: one layout of the error for all batch systems, with all its facts as plain values.
 
 A refusal is made near the batch system, which does not know where an option was said; `with_origin` adds that later.
 """
@@ -6,10 +6,12 @@ A refusal is made near the batch system, which does not know where an option was
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import NamedTuple
 
-from hpccluster.errors import Detail, SubmitRefused
+from hpccluster.errors import CommandFailed, Detail, SubmitRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,78 @@ class Refusal:
         plain = [choice.rstrip("*") for choice in choices]
         near = difflib.get_close_matches(self.value, plain, n=1)
         return replace(self, choices_name=name, choices=", ".join(choices), suggestion=near[0] if near else "")
+
+
+class Complaint(NamedTuple):
+    """A kind of complaint."""
+
+    pattern: str
+    """What it looks like; case does not matter."""
+    cause: str
+    """The end of the error's code, ``HPC-SUBMIT-...``."""
+    blamed: tuple[str, ...] = ()
+    """The names of the template's context that may be to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitCommand:
+    """A command that submits jobs, and how it complains."""
+
+    system: str
+    """``Slurm``"""
+    name: str
+    """``sbatch``"""
+    prefix: str
+    """What a directive of the job script begins with: ``#SBATCH``"""
+    complaints: tuple[Complaint, ...]
+    """The first that fits counts."""
+    hints: Mapping[str, str]
+    """What the user can do, by cause."""
+
+    def complaint(self, said: str) -> Complaint | None:
+        """The kind that this text is of."""
+        return next((it for it in self.complaints if re.search(it.pattern, said, re.IGNORECASE)), None)
+
+    def directives(self, script: str) -> list[str]:
+        """The directives of a job script, each without the prefix."""
+        lines = (line for line in script.splitlines() if line.startswith(f"{self.prefix} "))
+        return [line.removeprefix(f"{self.prefix} ") for line in lines]
+
+    def refusal(
+        self, cause: str, said: str, *, option: str, value: str, directive: str, own: Collection[str]
+    ) -> Refusal:
+        """Why there certainly is no job. ``own``: directives that the user has added, which are to blame before options.
+
+        ``directive`` is without the prefix; an option without a value is not to blame.
+        """
+        if directive in own:
+            option, value = "job_extra_directives", directive
+        return Refusal(
+            system=self.system,
+            command=self.name,
+            code=f"HPC-SUBMIT-{cause}",
+            said=said,
+            option=option if value else "",
+            value=value,
+            directive=f"{self.prefix} {directive}" if directive else "",
+            hint=self.hints.get(cause, ""),
+        )
+
+    def unanswered(self, said: str) -> CommandFailed:
+        """The error where the batch system was not reached, or its answer was lost."""
+        return CommandFailed(
+            f"{self.name} did not get an answer from {self.system}: {said}; the job may exist all the same",
+            code="HPC-SUBMIT-UNREACHABLE",
+            details={"said": said},
+        )
+
+    def unclear(self, said: str) -> CommandFailed:
+        """The error where nothing says whether there is a job."""
+        return CommandFailed(
+            f"{self.name} failed: {said}; it is not known whether there is a job",
+            code="HPC-SUBMIT-UNKNOWN",
+            details={"said": said},
+        )
 
 
 def refusal_of(error: SubmitRefused) -> Refusal | None:

@@ -184,7 +184,12 @@ def down_command(names: tuple[str, ...], timeout: float, as_json: bool) -> None:
     if as_json:
         write_json(reports)
     if left:
-        raise CancelFailed(f"the batch system did not confirm the end of these jobs: {', '.join(left)}")
+        problems = dict.fromkeys(report["problem"] for report in reports.values() if report.get("problem"))
+        said = "".join(f"\nit said: {problem}" for problem in problems)
+        raise CancelFailed(
+            f"the batch system did not confirm the end of these jobs: {', '.join(left)}{said}\n"
+            "fix: see later whether anything is left: hpccluster cleanup"
+        )
     for earlier in errors[:-1]:
         write_error(earlier)
     if errors:

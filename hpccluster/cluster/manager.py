@@ -222,9 +222,10 @@ class ClusterManager(ClusterControls):
         self._is_closing = True
         limit = CLOSE_TIMEOUT if timeout is None else timeout
         unconfirmed: list[str] = []
+        problem = ""
         try:
             report = self._remote.ask("close", timeout=limit, wait=limit + ANSWER_TIME)
-            unconfirmed = list(report["unconfirmed"])
+            unconfirmed, problem = list(report["unconfirmed"]), report["problem"]
         except (CommError, ClusterClosed) as error:
             # It has gone, or is going: what counts is that it ends.
             _log.debug("close: %s", error)
@@ -239,7 +240,10 @@ class ClusterManager(ClusterControls):
             raise CancelFailed(
                 f"cluster {self._name!r} is closed, but the batch system has not confirmed the end of "
                 f"{len(unconfirmed)} of its jobs: {', '.join(unconfirmed)}\n"
-                f"{goes_on} (log: {self._directory / 'head.log'}); a job that starts and finds no head ends by itself",
+                + (f"it said: {problem}\n" if problem else "")
+                + f"{goes_on} (log: {self._directory / 'head.log'}); a job that starts and finds no head ends by itself\n"
+                "fix: see later whether anything is left: hpccluster cleanup; "
+                "a job on a node that hangs can be ended by the administrators",
                 details={"unconfirmed": ", ".join(unconfirmed)},
             )
         if self._head is not None and not self._head.wait(limit + ANSWER_TIME):

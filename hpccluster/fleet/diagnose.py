@@ -199,6 +199,13 @@ def _by_exit_code(job: DeadJob) -> Cause | None:
         )
     if exit_code(job) == EXIT_REFUSED:
         return _refused()
+    if exit_code(job) == EXIT_NO_HEAD and job.log_error and not job.log:
+        # what it wrote is not here, so what the head wrote is probably not there
+        return Cause(
+            "HPC-STATE-UNSHARED",
+            "it found no head, and its log is not to be read here",
+            "the nodes must see state_directory= and log_directory=: set them to directories that are shared",
+        )
     if exit_code(job) == EXIT_NO_HEAD:
         return _unreachable()
     return None

@@ -149,7 +149,8 @@ class Fleet:
         await self._crew.stop()
         if self._state.finished is None:
             return await self._last_resort(timeout)
-        return CloseReport(cancelled=self._state.finished.cancelled, unconfirmed=self._state.finished.unconfirmed)
+        found = self._state.finished
+        return CloseReport(cancelled=found.cancelled, unconfirmed=found.unconfirmed, problem=found.problem)
 
     @property
     def _is_ended(self) -> bool:

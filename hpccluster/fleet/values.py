@@ -116,6 +116,8 @@ class CloseReport:
     """Names of jobs that were ended, verified."""
     unconfirmed: tuple[str, ...] = ()
     """Names of jobs that may still be there."""
+    problem: str = ""
+    """What the batch system said when it was last asked for their end."""
 
     def __str__(self) -> str:
         text = f"{_count(len(self.cancelled), 'job')} ended"

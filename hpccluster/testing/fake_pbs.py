@@ -110,6 +110,8 @@ class FakePBS(FakeSystem[PBSJob]):
     """Whether the node can write where ``-k oed`` is to put the output."""
     is_node_dead: bool = False
     """The server cannot reach the node that runs the jobs."""
+    hung: set[str] = field(default_factory=set)
+    """Jobs on a node that hangs: the server hears of nothing that happens to them, and a qdel that names one of them waits."""
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
@@ -128,7 +130,10 @@ class FakePBS(FakeSystem[PBSJob]):
             with self._lock:
                 is_soon, self._queried = self._queried == int(time.time()), int(time.time())
             time.sleep(self.times.query_again if is_soon else 0.0)
-        return FakeSystem._perform(self, call)
+        answer = FakeSystem._perform(self, call)
+        while call.command == "qdel" and not self.hung.isdisjoint(call.arguments):
+            time.sleep(0.05)  # it answers for all its jobs together
+        return answer
 
     def _refuse_connection(self, call: Call) -> Answer:
         if call.arguments == ["--version"]:
@@ -257,6 +262,8 @@ class FakePBS(FakeSystem[PBSJob]):
     # ---------------------------------------------------------------------------------------------------------------- jobs
 
     def _delete(self, job: PBSJob, is_forced: bool) -> None:
+        if job.id in self.hung:
+            return  # by force, too, for all but managers (req_deletejob2 of req_delete.c)
         if job.state == "E" and self.flavour == "openpbs" and job.timer is not None:
             job.timer.cancel()  # it is ended at once, and its output is not delivered (req_deletejob2 of req_delete.c)
         if job.process is None:
@@ -329,9 +336,7 @@ class FakePBS(FakeSystem[PBSJob]):
         job.comment = f"Job run at Tue Nov 24 at 06:21 on ({self.node}:ncpus=1)" if self.flavour == "openpbs" else ""
         self._watch(job, process)
         if (walltime := job.submission.walltime) is not None:
-            job.timer = threading.Timer(walltime, self._end_of_walltime, args=(job, walltime))
-            job.timer.daemon = True
-            job.timer.start()
+            self._later(job, walltime, self._end_of_walltime, job, walltime)
 
     def _is_direct(self, job: PBSJob) -> bool:
         return job.submission.options.get("k") == "oed" and self.writes_at_once
@@ -367,6 +372,9 @@ class FakePBS(FakeSystem[PBSJob]):
             self._kill_later(job, self.times.kill_delay)
 
     def ended(self, job: PBSJob, code: int) -> None:
+        if job.id in self.hung:
+            self._later(job, 0.05, self._heard_of, job, code)
+            return
         is_torque = self.flavour == "torque"
         match job.ended_by:
             case "qdel":
@@ -386,7 +394,14 @@ class FakePBS(FakeSystem[PBSJob]):
         job.exit_status = status
         job.comment = "" if is_torque else f"{job.comment} and {how}"
         job.state, job.substate = "E", 50
-        job.timer = threading.Timer(self.times.exiting, self._deliver, args=(job,))
+        self._later(job, self.times.exiting, self._deliver, job)
+
+    def _heard_of(self, job: PBSJob, code: int) -> None:
+        with self._lock:
+            self.ended(job, code)
+
+    def _later(self, job: PBSJob, seconds: float, what: Callable[..., None], *arguments: object) -> None:
+        job.timer = threading.Timer(seconds, what, arguments)
         job.timer.daemon = True
         job.timer.start()
 

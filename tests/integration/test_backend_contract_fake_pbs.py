@@ -339,7 +339,7 @@ def test_job_that_was_cancelled_before_it_could_hear_it_is_cancelled(tmp_path: P
 
 
 def test_cancel_that_a_hung_node_holds_up_is_forced_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpccluster_pbs.backend.QUERY_TIMEOUT", 0.5)
+    monkeypatch.setattr("hpccluster_pbs.backend.DELETE_TIMEOUT", 0.5)
 
     async def scenario(pbs: FakePBS) -> None:
         backend = pbs_backend(pbs, dialect="openpbs")
@@ -358,6 +358,24 @@ def test_cancel_that_a_hung_node_holds_up_is_forced_next(tmp_path: Path, monkeyp
 
     with FakePBS(times=Times(kill_delay=60.0)) as pbs:
         asyncio.run(scenario(pbs))
+
+
+def test_a_hung_node_holds_up_its_own_job_only(pbs: FakePBS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpccluster_pbs.backend.DELETE_TIMEOUT", 0.5)
+
+    async def scenario() -> None:
+        backend = pbs_backend(pbs, dialect="openpbs")
+        stuck, other = [await backend.submit(make_spec(tmp_path, "sleep 60")) for _ in range(2)]
+        pbs.hung.add(stuck)
+        report = await backend.cancel([stuck, other])
+        assert stuck in report.unconfirmed
+        assert report.message.endswith("PBS, or a node that runs one of these jobs, hangs")
+        await CONTRACT.until_state(backend, other, JobState.CANCELLED)
+        pbs.hung.clear()
+        backend.force_after = 0.0
+        await CONTRACT.until_gone(backend, stuck)
+
+    asyncio.run(scenario())
 
 
 def test_job_on_a_dead_node_is_forced_sooner(pbs: FakePBS, tmp_path: Path) -> None:

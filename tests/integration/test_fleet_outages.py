@@ -173,6 +173,19 @@ def test_close_of_a_frozen_system_is_bounded_and_honest() -> None:
     check(story())
 
 
+def test_close_says_why_it_could_not_confirm() -> None:
+    async def story() -> None:
+        world = World(settings=FleetSettings(command_timeout=10.0))
+        await world.engine.start(world.fleet.events)
+        await world.fleet.start()
+        await world.fleet.scale(jobs=2)
+        world.backend.freeze()
+        assert (await world.fleet.close(30)).problem == "cancel jobs: no answer within 10 s"
+        world.backend.thaw()
+
+    check(story())
+
+
 def test_close_when_the_system_comes_back_in_time() -> None:
     async def story() -> None:
         async with a_world(settings=FleetSettings(command_timeout=10.0)) as world:

@@ -117,6 +117,30 @@ def test_a_log_directory_that_nodes_cannot_write_to_is_explained(pbs: FakePBS, s
     assert "log_directory=" in said["text"]
 
 
+def test_close_says_what_a_hung_node_keeps(pbs: FakePBS, site: PBSSite) -> None:
+    program = site.start(
+        """
+        cluster = make(n_workers=2)
+        cluster.wait_for_workers(2, timeout=30)
+        say(job=cluster.jobs[0].id, name=cluster.jobs[0].name)
+        sys.stdin.readline()
+        try:
+            cluster.close(timeout=12)
+        except HpcClusterError as error:
+            say(text=str(error), details=error.details)
+        """
+    )
+    stuck = hear(program)
+    pbs.hung.add(str(stuck["job"]))
+    say(program, "its node hangs")
+    told = hear(program)
+    assert told["details"] == {"unconfirmed": stuck["name"]}
+    for words in ("the end of 1 of its jobs", "runs one of these jobs, hangs", "hpccluster cleanup"):
+        assert words in str(told["text"])
+    pbs.hung.clear()
+    assert program.wait(30) == 0
+
+
 def test_without_a_history_and_with_output_that_pbs_keeps_a_missing_python_is_named(
     pbs: FakePBS, site: PBSSite
 ) -> None:

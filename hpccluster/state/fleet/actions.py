@@ -77,6 +77,8 @@ class Finished(Action, tag=8):
     """Jobs that this close has ended, verified."""
     unconfirmed: tuple[JobName, ...]
     """Jobs that may still be there, or may yet come."""
+    problem: str = ""
+    """What the batch system said when it was last asked for the end of such a job."""
 
 
 FleetAction: TypeAlias = Submit | Cancel | Retire | PollSoon | FetchLog | Report | JobFailed | Finished

@@ -27,6 +27,8 @@ class Observer:
     def __init__(self, policy: FleetPolicy, book: JobBook, brake: Brake, inquest: Inquest) -> None:
         self.lost = 0
         """Jobs that ended though nobody wanted it."""
+        self.cancel_problem = ""
+        """What the last cancel said that left jobs unconfirmed."""
         self._policy = policy
         self._book = book
         self._brake = brake
@@ -146,6 +148,8 @@ class Observer:
 
     def cancel_reported(self, message: CancelReported) -> None:
         """A cancel has come to an end."""
+        if message.unconfirmed and message.message:
+            self.cancel_problem = message.message
         for job in sorted(message.gone | message.unconfirmed):
             record = self._book.ids.get(job)
             if record is None or record.phase is not Phase.CANCELLING:

@@ -232,7 +232,7 @@ class FleetState:
         if self.finished is None and (not open_jobs or now >= self._deadline):
             closed = known(self.jobs, self._to_close - set(open_jobs))
             gone = tuple(record.name for record in closed if record.id is not None)
-            self.finished = Finished(gone, tuple(open_jobs))
+            self.finished = Finished(gone, tuple(open_jobs), self._observer.cancel_problem if open_jobs else "")
             self.book.do(self.finished)
 
     # ------------------------------------------------------------------------------------------------------ reconcile

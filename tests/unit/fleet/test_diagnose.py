@@ -107,6 +107,7 @@ def test_it_crosses_the_wire() -> None:
         ("HPC-AUTH", died(log(5, "refused: other cluster"), exit_code=76)),
         ("HPC-AUTH", died(log(4, "the worker connection file /x is open to others"), exit_code=76)),
         ("HPC-AUTH", died(log(5), exit_code=1)),
+        ("HPC-STATE-UNSHARED", died(exit_code=75, log_error="it is not there")),
         ("HPC-STATE-UNSHARED", died(log(4, "no worker connection file at /home/ana/x.json"), exit_code=76)),
         ("HPC-JOB-DIED", died(log(6, "Killed"), exit_code=137)),
         ("HPC-JOB-DIED", died(exit_code=1)),

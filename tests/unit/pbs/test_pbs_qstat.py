@@ -53,7 +53,7 @@ DSV = recorded("openpbs-dsv", "dsv")
         ("exiting", JobState.RUNNING, None, None, ""),  # though it has an exit status
         ("queued", JobState.PENDING, None, None, "Not Running: Insufficient amount of resource: ncpus (R: 12 A: 10 T: 12)"),
         ("requeued", JobState.PENDING, None, None, "Not Running: Insufficient amount of resource: host"),
-        ("held-for-good", JobState.PENDING, None, None, "job held, too many failed attempts to run"),
+        ("held-for-good", JobState.PENDING, None, None, "held (s): job held, too many failed attempts to run"),
         ("held-by-user", JobState.PENDING, None, None, "held (u)"),
         ("waiting", JobState.PENDING, None, None, "waits until Tue Dec 31 23:59:00 2030"),
         ("suspended", JobState.PENDING, None, None, "Not Running: No available resources on nodes"),

@@ -47,6 +47,13 @@ REFUSED: list[tuple[str, int, str, dict[str, Any], str, str]] = [
     ("OPTION", 154, "qsub: Error (15002) submitting job", {}, "", ""),
     ("NAME", 2, "qsub: Job name is too long ", {}, "", "#PBS -N hpc-calm-0001"),
     ("NAME", 2, f"qsub: illegal -N value{USAGE}", {}, "", "#PBS -N hpc-calm-0001"),
+    # not seen: texts of OpenPBS's pbs_messages.c
+    ("PERMISSION", 160, "qsub: Access from host not allowed, or unknown host", {"queue": "acl"}, "queue", "#PBS -q acl"),
+    ("QUEUE", 174, "qsub: Access to queue is denied", {"queue": "behind"}, "queue", "#PBS -q behind"),
+    ("LIMITS", 191, "qsub: Job rejected by all possible destinations", {"queue": "route"}, "", ""),
+    ("LIMIT", 198, "qsub: Maximum number of jobs already in queue", {}, "", ""),
+    ("LIMIT", 38, "qsub: would exceed queue munge's per-user limit of jobs in 'Q' state", {}, "", ""),
+    ("SCRIPT", 71, "qsub: jobscript size exceeded the jobscript_max_size", {}, "", ""),
     # a site's hooks
     ("REFUSED", 32, "qsub: Please say how many widgets you need", {}, "", ""),
     ("ACCOUNT", 32, "qsub: Invalid account: nobody", {"account": "nobody"}, "account", "#PBS -A nobody"),
@@ -98,6 +105,15 @@ def test_refusal(cause: str, code: int, stderr: str, options: dict[str, Any], bl
         (255, "qsub: cannot connect to server  (errno=0)"),
         (255, "Failed to recv data from background qsub"),
         (255, "No route to host\nqsub: cannot connect to server 10.0.0.9 (errno=15010)"),
+        # not seen: the server, or its datastore, ends while it is asked (qsub.c, int_rdrpy.c, job_recov_db.c)
+        (183, "qsub: Error (15031) submitting job"),
+        (183, "qsub: End of File"),
+        (183, "qsub: Input value too large to convert to this type"),
+        (183, ""),
+        (57, "qsub: Failed to save job/resv, refer server logs for details"),
+        (212, "qsub: Request not allowed: Server shutting down"),
+        (163, "qsub: PBS server internal error"),
+        (159, "No Permission.\nqsub: cannot connect to server pbssrv (errno=15007)"),
         # Torque
         (1, "qsub: submit error (Pbs Server is currently too busy to service this request. Please retry this request.)"),
         (1, "qsub: submit error (End of File)"),

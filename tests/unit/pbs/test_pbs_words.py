@@ -6,7 +6,7 @@ import pytest
 
 from hpccluster.ids import JobId
 from hpccluster.job import JobState, JobStatus
-from hpccluster_pbs.words import explain
+from hpccluster_pbs.words import explain, status_of
 
 
 def meaning(reason: str, state: JobState = JobState.PENDING) -> str:
@@ -44,14 +44,23 @@ def meaning(reason: str, state: JobState = JobState.PENDING) -> str:
         ("Not Running: Not enough total nodes available", "never starts"),
         ("Not Running: Node is in an ineligible state: down", "is down"),
         ("Not Running: Job has zero shares for fairshare", "no shares"),
-        ("job held, too many failed attempts to run", "log_directory="),
         ("held (u)", "qrls"),
+        ("held (u): Job held by tbuser on Tue Nov 24 06:20:11 2026", "qrls"),
+        ("held (uo): Job held by operator on Tue Nov 24 06:20:11 2026", "administrator"),
+        ("held (s): job held, too many failed attempts to run", "log_directory="),
         ("held (s)", "administrator"),
         ("waits until Tue Dec 31 23:59:00 2030", "before a certain time"),
     ],
 )
 def test_pending_jobs_are_explained(reason: str, part: str) -> None:
     assert part in meaning(reason)
+
+
+def test_held_jobs_say_by_whom_and_how() -> None:
+    """``qhold`` replaces the comment (req_holdjob.c); ``qsub -h`` makes none."""
+    by_qhold = {"job_state": "H", "Hold_Types": "u", "comment": "Job held by tbuser on Tue Nov 24 06:20:11 2026"}
+    assert status_of(JobId("1.pbssrv"), by_qhold).reason == ("held (u): Job held by tbuser on Tue Nov 24 06:20:11 2026")
+    assert status_of(JobId("1.pbssrv"), {"job_state": "H", "Hold_Types": "u"}).reason == "held (u)"
 
 
 @pytest.mark.parametrize("reason", ["", "Not Running: the moon is full"])

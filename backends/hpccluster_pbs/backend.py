@@ -184,7 +184,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
     async def request_end(self, ids: Collection[JobId]) -> str:
         try:
             await self._learn()
-        except CommandFailed as error:
+        except (CommandFailed, BackendUnavailable) as error:
             raise CancelFailed(str(error), code="HPC-CANCEL-UNVERIFIED", details=error.details) from error
         # The first time plainly; not again, because each repeated TERM puts off PBS's own KILL; by force after a while.
         now = time.monotonic()
@@ -204,6 +204,8 @@ class PBSBackend(BatchBackend[PBSOptions]):
                 environment=self.dialect.query_environment(),
                 timeout=DELETE_TIMEOUT,
             )
+        except BackendUnavailable as error:
+            return str(error)  # nothing was asked for
         except CommandFailed as error:
             # It may have worked all the same: what counts is what the poll says. A second TERM were of no use.
             self._asked |= dict.fromkeys(ids, began)

@@ -7,6 +7,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,14 @@ def login(
     private_slurm: PrivateSlurm, private_hosts: PrivateHosts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LoginHost]:
     """``private_hosts`` is asked for what it skips or fails without: programs and permissions."""
-    with login_host(private_slurm, tmp_path_factory.mktemp("login")) as host:
+    with login_of(private_slurm, tmp_path_factory.mktemp("login")) as host:
         yield host
+
+
+def login_of(slurm: PrivateSlurm, directory: Path) -> AbstractContextManager[LoginHost]:
+    assert slurm.user is not None, "needs root"
+    environment = {"SLURM_CONF": str(slurm.conf)}
+    return login_host(directory, user=slurm.user, home=slurm.home, readable=slurm.directory, environment=environment)
 
 
 def options(login: LoginHost, slurm: PrivateSlurm, kind: str = "asyncssh", **more: Any) -> dict[str, Any]:
@@ -149,7 +156,7 @@ def test_login_host_that_is_gone_says_nothing_about_jobs(
         await backend.close()
         assert slurm.job_ids() == [job], "jobs do not depend on the way to them"
 
-    with login_host(slurm, tmp_path) as login:
+    with login_of(slurm, tmp_path) as login:
         asyncio.run(scenario(login))
 
 

@@ -1,6 +1,6 @@
-"""A login host for a private Slurm: an SSH server on this machine's loopback, as whose user Slurm's commands can be used.
+"""A login host for a private batch system: an SSH server on this machine's loopback, as whose user its commands can be used.
 
-It sees the files and processes of this machine, as Slurm's nodes do; only the accounts are its own. Root only.
+It sees the files and processes of this machine, as the batch system's nodes do; only the accounts are its own. Root only.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.deadline import wait_until
 from support.ordinary_user import system_path
 from support.private_network import command
-from support.private_slurm import PrivateSlurm
 from support.private_sshd import write_accounts
 
 
@@ -44,28 +43,32 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def login_host(slurm: PrivateSlurm, directory: Path) -> Iterator[LoginHost]:
-    """An SSH server for the user of that Slurm; ended afterwards, with all sessions."""
-    assert slurm.user is not None, "needs root"
-    account = pwd.getpwnam(slurm.user)
+def login_host(
+    directory: Path, *, user: str, home: Path, readable: Path, environment: Mapping[str, str]
+) -> Iterator[LoginHost]:
+    """An SSH server for that user, whose sessions have this home and environment; ended afterwards, with all sessions.
+
+    ``readable``: a directory that the user may look into.
+    """
+    account = pwd.getpwnam(user)
     port = _free_port()
     for name in ("host", "id"):
         command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(directory / name))
-    write_accounts(directory, [f"{slurm.user}:x:{account.pw_uid}:{account.pw_gid}::{slurm.home}:/bin/sh"])
+    write_accounts(directory, [f"{user}:x:{account.pw_uid}:{account.pw_gid}::{home}:/bin/sh"])
     server = directory / "sshd_config"
-    authorized = slurm.directory / f"authorized-{port}"
+    authorized = readable / f"authorized-{port}"
     shutil.copy(directory / "id.pub", authorized)
     authorized.chmod(0o644)
     server.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {authorized}\n"
         "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"SetEnv SLURM_CONF={slurm.conf}\n"
+        f"SetEnv {' '.join(f'{name}={value}' for name, value in environment.items())}\n"
     )
     known_hosts = directory / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {(directory / 'host.pub').read_text()}")
     client = directory / "ssh_config"
     client.write_text(
-        f"Host login\nHostName 127.0.0.1\nPort {port}\nUser {slurm.user}\nIdentityFile {directory}/id\n"
+        f"Host login\nHostName 127.0.0.1\nPort {port}\nUser {user}\nIdentityFile {directory}/id\n"
         f"UserKnownHostsFile {known_hosts}\nGlobalKnownHostsFile none\n"
     )
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

@@ -5,23 +5,26 @@
         def backend(self) -> Backend:
             return MyBackend(MyOptions(cores=1, memory="100MB"))
 
-Each test says one sentence of the contract in `hpccluster.backend.base.Backend`. Jobs are small shell commands. It needs
-nothing but pytest, and a batch system (or a fake of one) that starts a job within `patience` seconds.
+Each test says one sentence of the contract in `hpccluster.backend.base.Backend`. Jobs are small shell commands, three at a
+time at most. It needs nothing but pytest, and a batch system (or a fake of one) that starts a job within `patience` seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from hpccluster.backend.base import Backend
-from hpccluster.errors import ConfigError, SubmitRefused
+from hpccluster.backend.batch import BatchBackend
+from hpccluster.backend.dialect import CommandResult
+from hpccluster.errors import BackendError, BackendUnavailable, CancelFailed, ConfigError, PollFailed, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster.resources import JobResources
@@ -47,6 +50,10 @@ HOSTILE_IDS = (
 """Texts that are no job's id in any batch system."""
 
 
+HOSTILE_VALUE = 'b\'l ue "$HOME" `id` \\'
+"""A value that arrives unchanged only where it is quoted for the shell (``{{ value | q }}``), not merely put between quotes."""
+
+
 class BackendContract:
     """Subclass, name it ``Test...``, and override the fixtures and attributes that differ."""
 
@@ -55,6 +62,9 @@ class BackendContract:
 
     unknown_id: ClassVar[str] = "4000000"
     """An id of the right form that no job has."""
+
+    forgets: ClassVar[bool] = False
+    """The batch system tells nothing of jobs that have ended: they are ABSENT, and nobody learns their exit codes."""
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -133,7 +143,10 @@ class BackendContract:
 
         async def reached() -> JobStatus | None:
             status = (await backend.poll([job]))[job]
-            return status if status.state in states else None
+            return status if status.state in awaited else None
+
+        ended = self.forgets and any(state.is_over for state in states)
+        awaited = {*states, JobState.ABSENT} if ended else states
 
         status = await self.until(reached, f"job {job} is {' or '.join(states)}")
         assert isinstance(status, JobStatus)
@@ -175,7 +188,11 @@ class BackendContract:
             job = await backend.submit(spec)
             status = (await backend.poll([job]))[job]
             assert status.state.is_live
-            assert await backend.find([spec.name, JobName("hpc-contract-nobody")]) == {spec.name: job}
+            other = self.spec(directory, "sleep 60")
+            await backend.submit(other)
+            assert await backend.find([spec.name, JobName("hpc-contract-nobody")]) == {spec.name: job}, (
+                "only jobs of these names"
+            )
             every = await backend.find_all()  # says nothing where it cannot tell
             assert not every or every[spec.name] == job
 
@@ -184,16 +201,22 @@ class BackendContract:
     def test_output_and_end_are_told(self, backend: Backend, directory: Path) -> None:
         async def scenario(backend: Backend) -> None:
             spec = self.spec(
-                directory, 'echo "hello from $HPCCLUSTER_JOB $COLOUR"', environment=(("COLOUR", "b'l ue"),)
+                directory,
+                """printf 'hello from %s %s\\n' "$HPCCLUSTER_JOB" "$COLOUR" """,
+                environment=(("COLOUR", HOSTILE_VALUE),),
             )
             job = await backend.submit(spec)
             status = await self.until_state(backend, job, JobState.COMPLETED)
             assert status.exit_code in (0, None)
             log = await self.until_log(backend, job, spec, "hello")
-            assert f"hello from {spec.name} b'l ue" in log
+            assert f"hello from {spec.name} {HOSTILE_VALUE}\n" in log, (
+                "HPCCLUSTER_JOB and the environment arrive unchanged"
+            )
             assert "hpccluster: stage started" in log
             assert "hpccluster: stage prologue-ok" in log
-            assert await backend.find([spec.name]) == {}
+            assert log.count("hello from") == 1, "submitted once, it ran once"
+            assert await backend.find([spec.name]) == {}, "what has ended is not found"
+            assert spec.name not in await backend.find_all(), "what has ended is not found"
 
         self.run(backend, scenario)
 
@@ -201,8 +224,9 @@ class BackendContract:
         async def scenario(backend: Backend) -> None:
             job = await backend.submit(self.spec(directory, "exit 7"))
             status = await self.until_state(backend, job, JobState.FAILED)
-            assert status.exit_code == 7
-            assert status.raw_state
+            if not self.forgets:
+                assert status.exit_code == 7, "the exit code of the command is that of the job"
+                assert status.raw_state, "JobStatus.raw_state is the batch system's own word, for whatever it tells"
 
         self.run(backend, scenario)
 
@@ -211,7 +235,7 @@ class BackendContract:
             spec = self.spec(directory, "", command=("/nowhere/bin/python", "-V"))
             job = await backend.submit(spec)
             status = await self.until_state(backend, job, JobState.FAILED)
-            assert status.exit_code == 127
+            assert status.exit_code == 127 or self.forgets
             assert "python not found: /nowhere/bin/python" in await self.until_log(backend, job, spec, "not found")
 
         self.run(backend, scenario)
@@ -270,6 +294,23 @@ class BackendContract:
                 backend.render(self.spec(directory, "true", environment=(("X", bad),)))
             with pytest.raises(ConfigError):
                 backend.render(self.spec(directory, "true", command=("/bin/echo", bad)))
+        for name in ("cluster", "comment", "log_path", "working_directory"):
+            with contextlib.suppress(ConfigError):
+                text = backend.render(self.spec(directory, "true", **{name: "/a\nhpc-added-line"}))
+                assert "\nhpc-added-line" not in text, f"the {name} of the job has added a line to its script"
+
+    def test_credential_arrives(self, backend: Backend, directory: Path) -> None:
+        if backend.credential_way not in ("stdin", "inline"):
+            pytest.skip("jobs of this backend read the file of the head, or of the login host")
+
+        async def scenario(backend: Backend) -> None:
+            spec = self.spec(directory, 'cat "$HPCCLUSTER_CONNECTION_FILE"; ls -l "$HPCCLUSTER_CONNECTION_FILE"')
+            job = await backend.submit(spec, b"a secret\n")
+            log = await self.until_log(backend, job, spec, "-rw-------")
+            assert "a secret\n" in log
+            assert "a secret" not in backend.render(spec)
+
+        self.run(backend, scenario)
 
     # ---------------------------------------------------------------------------------------------------------------- poll
 
@@ -279,12 +320,55 @@ class BackendContract:
             unknown = JobId(self.unknown_id)
             alone = await backend.poll([unknown])
             assert alone[unknown].state == JobState.ABSENT
-            jobs = [await backend.submit(self.spec(directory, "sleep 60")) for _ in range(2)]
+            jobs = await asyncio.gather(*(backend.submit(self.spec(directory, "sleep 60")) for _ in range(2)))
             statuses = await backend.poll([*jobs, unknown])
             assert set(statuses) == {*jobs, unknown}
             assert statuses[unknown].state == JobState.ABSENT
             assert all(statuses[job].state.is_live and statuses[job].id == job for job in jobs)
             assert len(set(jobs)) == 2
+
+        self.run(backend, scenario)
+
+    def test_poll_asks_once_for_all(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            if not isinstance(backend, BatchBackend):
+                pytest.skip("only the commands of a BatchBackend can be counted")
+            jobs = [await backend.submit(self.spec(directory, "sleep 60")) for _ in range(3)]
+            await backend.poll(jobs)  # what has to be learnt once is not counted
+            commands: list[str] = []
+            usual = backend.runner.run
+
+            async def counted(argv: Sequence[str], **how: Any) -> CommandResult:
+                commands.append(argv[0])
+                return await usual(argv, **how)
+
+            with commands_by(backend, counted):
+                await backend.poll(jobs[:1])
+                for_one = commands.copy()
+                await backend.poll(jobs)
+            assert commands == for_one * 2, "many jobs are polled by as many commands as one"
+
+        self.run(backend, scenario)
+
+    def test_failing_commands_say_nothing(self, backend: Backend, directory: Path) -> None:
+        """Where each command fails with words that nobody knows, no job is absent, gone or refused for that."""
+
+        async def scenario(backend: Backend) -> None:
+            if not isinstance(backend, BatchBackend):
+                pytest.skip("only the commands of a BatchBackend can be made to fail")
+            spec = self.spec(directory, "sleep 60")
+            job = await backend.submit(spec)
+            with commands_by(backend, fails):
+                with pytest.raises((PollFailed, BackendUnavailable)):
+                    await backend.poll([job])
+                with pytest.raises((PollFailed, BackendUnavailable)):
+                    await backend.find([spec.name])
+                with pytest.raises((CancelFailed, BackendUnavailable)):
+                    await backend.cancel([JobId(self.unknown_id)])
+                with pytest.raises(BackendError) as caught:
+                    await backend.submit(self.spec(directory, "true"))
+                assert not isinstance(caught.value, SubmitRefused), "refused is what the batch system certainly refused"
+            assert (await backend.poll([job]))[job].state.is_live
 
         self.run(backend, scenario)
 
@@ -295,7 +379,7 @@ class BackendContract:
             spec = self.spec(directory, "trap 'echo told to end; exit 0' TERM; echo ready; while :; do sleep 0.1; done")
             job = await backend.submit(spec)
             await self.until_log(backend, job, spec, "ready")
-            assert (await backend.poll([job]))[job].node
+            assert (await self.until_state(backend, job, JobState.RUNNING)).node, "JobStatus.node says where it runs"
             await self.until_gone(backend, job)
             assert "told to end" in await self.until_log(backend, job, spec, "told to end")
             status = (await backend.poll([job]))[job]
@@ -306,10 +390,27 @@ class BackendContract:
 
     def test_stubborn_job_is_ended_by_force(self, backend: Backend, directory: Path) -> None:
         async def scenario(backend: Backend) -> None:
-            spec = self.spec(directory, "trap '' TERM; echo ready; while :; do sleep 0.2; done")
+            spec = self.spec(directory, "trap '' TERM; echo ready; while :; do echo alive; sleep 0.2; done")
             job = await backend.submit(spec)
             await self.until_log(backend, job, spec, "ready")
             await self.until_gone(backend, job)
+
+            async def is_silent() -> bool:
+                before = await backend.logs(job, spec.log_path)
+                await asyncio.sleep(1)
+                return await backend.logs(job, spec.log_path) == before
+
+            await self.until(is_silent, "what is reported as gone has ended, and writes no more")
+
+        self.run(backend, scenario)
+
+    def test_cancel_ends_no_other_job(self, backend: Backend, directory: Path) -> None:
+        async def scenario(backend: Backend) -> None:
+            specs = [self.spec(directory, "sleep 60") for _ in range(3)]
+            jobs = [await backend.submit(spec) for spec in specs]
+            await self.until_all_gone(backend, jobs[:2])
+            assert await backend.find([spec.name for spec in specs]) == {specs[2].name: jobs[2]}
+            assert (await backend.poll(jobs))[jobs[2]].state.is_live
 
         self.run(backend, scenario)
 
@@ -342,14 +443,18 @@ class BackendContract:
 
     def test_logs_are_read_and_kept(self, backend: Backend, directory: Path) -> None:
         async def scenario(backend: Backend) -> None:
-            spec = self.spec(directory, "for i in 1 2 3 4 5; do echo line $i; done; echo ready; sleep 60")
+            line = r"i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; done; printf '\351\377\n'; echo ready; sleep 60"
+            spec = self.spec(directory, line)
             job = await backend.submit(spec)
             running = await self.until_log(backend, job, spec, "ready")
-            assert await backend.logs(job, spec.log_path) == running
-            assert await backend.logs(job, spec.log_path, tail=2) == "line 5\nready\n"
+            assert await backend.logs(job, spec.log_path) == running, "reading removes nothing"
+            assert "line 1\n" in running, "without tail=, all of it"
+            last = await backend.logs(job, spec.log_path, tail=3)
+            assert last.startswith("line 300\n"), "the last lines, also where some are no text"
+            assert last.endswith("\nready\n")
             await self.until_gone(backend, job)
             dead = await backend.logs(job, spec.log_path)
-            assert dead.startswith(running)
+            assert dead.startswith(running), "what a dead job has written stays"
             assert await backend.logs(job, spec.log_path) == dead
 
         self.run(backend, scenario)
@@ -367,8 +472,7 @@ class BackendContract:
             async def has_reason() -> str:
                 return (await backend.poll([job]))[job].reason
 
-            reason = await self.until(has_reason, "a reason why the job waits")
-            assert reason
+            await self.until(has_reason, "JobStatus.reason says why the job waits (the system's own word, if no more)")
             assert backend.explain(status) == "" or backend.explain(status).strip()
             await self.until_gone(backend, job)
 
@@ -383,3 +487,22 @@ class BackendContract:
             assert (await backend.poll([job]))[job].state.is_live
 
         self.run(backend, scenario)
+
+
+Run = Callable[..., Coroutine[Any, Any, CommandResult]]
+
+
+async def fails(argv: Sequence[str], **_: Any) -> CommandResult:
+    """Runs nothing: each command fails, in words that nobody knows."""
+    return CommandResult(tuple(argv), 1, "", "the flux capacitor is out of plutonium\n")
+
+
+@contextlib.contextmanager
+def commands_by(backend: BatchBackend[Any], run: Run) -> Iterator[None]:
+    """Meanwhile, this is how the backend's commands are run."""
+    runner: Any = backend.runner
+    runner.run = run
+    try:
+        yield
+    finally:
+        del runner.run

@@ -36,6 +36,11 @@ class Submission(NamedTuple):
     """The error, if there is no job and will not be one by itself."""
 
 
+def _refused(name: JobName, error: HpcClusterError) -> Submission:
+    is_limit = error.code in (LIMIT_CODE, FULL_CODE)
+    return Submission(events.SubmitRefused(name, str(error), error.code or "HPC-SUBMIT-REFUSED", is_limit), error)
+
+
 class Performer:
     """The hands of the fleet."""
 
@@ -61,6 +66,9 @@ class Performer:
         try:
             spec = self._specs[name] = self._make_spec(name)
             credential = self._make_credential(name) if self._make_credential is not None else None
+        except HpcClusterError as error:
+            return _refused(name, error)  # nothing was sent
+        try:
             job = await ask(
                 lambda: self._backend.submit(spec, credential),
                 doing=f"submit {name}",
@@ -68,9 +76,7 @@ class Performer:
                 check=answers.job_id,
             )
         except _NO_JOB as error:
-            is_limit = error.code in (LIMIT_CODE, FULL_CODE)
-            event = events.SubmitRefused(name, str(error), error.code or "HPC-SUBMIT-REFUSED", is_limit)
-            return Submission(event, error)
+            return _refused(name, error)
         except HpcClusterError as error:
             return Submission(events.SubmitDoubtful(name, str(error)))
         return Submission(events.Submitted(name, job))

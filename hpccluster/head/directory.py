@@ -256,7 +256,9 @@ class ClusterDirectory:
         return self.path / PROGRAM_LOG
 
     def update(self, **changes: object) -> None:
-        """Change the record, here and on disk, at once or not at all."""
+        """Change the record, here and on disk, at once or not at all. Raises `OSError` where it cannot be written: then it is
+        changed here only, and written with the next change.
+        """
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         temporary = _write_new(self.path, self.record)
         temporary.replace(self.path / RECORD)
@@ -277,16 +279,21 @@ class ClusterDirectory:
         if self.is_fresh:
             shutil.rmtree(self.path, ignore_errors=True)
         elif self.record.state != "ended":
-            self.update(state="ended", ended=time.time(), reason=reason)
+            with contextlib.suppress(OSError):  # a full disk: then it looks like a head that has died
+                self.update(state="ended", ended=time.time(), reason=reason)
 
 
 def _write_new(path: Path, record: HeadRecord) -> Path:
     """The record in a new file of its own."""
     temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
-    with create_private(temporary, 0o600) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with create_private(temporary, 0o600) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

@@ -274,7 +274,7 @@ class Head:
             if self.program is not None:
                 tasks.create_task(self._watch_program(self.program))
             await self._ending.wait()
-            self.directory.update(state="closing", reason=self._reason)
+            self._record(state="closing", reason=self._reason)
             if self.program is not None:
                 await self.program.end(PROGRAM_GRACE)
         self.engine.dismiss(self._reason)
@@ -293,9 +293,16 @@ class Head:
         former = self.directory.record.program
         assert former is not None
         record = replace(former, state="killed" if killed else "finished", ended=time.time(), exit_code=code)
-        self.directory.update(program=record)
+        self._record(program=record)
         self.program_over.set()
         self.request_end(f"its program has ended with exit code {code}")
+
+    def _record(self, **changes: object) -> None:
+        """Change the record. That its disk is full is no reason to leave jobs behind."""
+        try:
+            self.directory.update(**changes)
+        except OSError as error:
+            _log.error("the record of this cluster in %s cannot be written: %s", self.directory.path, error)
 
     def _program_record(self) -> ProgramRecord | None:
         if self.program is None:
@@ -310,13 +317,13 @@ class Head:
         self.directory.remove_credentials()
         left = tuple(report.unconfirmed)
         if left:
-            self.directory.update(unconfirmed=left)
+            self._record(unconfirmed=left)
             left = tuple(sorted(await reap(self.backend, [JobName(name) for name in left])))
         await close(self.backend)
         if self.backend.ends_with_head and not left and not self.spec.program and not self.spec.detached:
             self.directory.remove(reason=self._reason)
         else:
-            self.directory.update(state="ended", ended=time.time(), unconfirmed=left)
+            self._record(state="ended", ended=time.time(), unconfirmed=left)
 
     def _failed(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """The last step back from a start that failed. A bug of ours leaves its traceback in the log."""

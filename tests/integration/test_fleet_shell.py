@@ -14,6 +14,7 @@ from hpccluster.errors import (
     ClusterClosed,
     ClusterError,
     ConfigError,
+    CredentialError,
     JobDied,
     JobUnknown,
     StartTimeout,
@@ -99,6 +100,26 @@ def test_a_job_that_cannot_even_be_described_is_refused() -> None:
             world.fleet._performer._make_spec = broken
             with pytest.raises(ConfigError, match="safe"):
                 await world.fleet.scale(jobs=1)
+
+    check(story())
+
+
+def test_a_job_whose_credential_cannot_be_written_is_not_submitted() -> None:
+    """A full disk, for one: that there is no job is certain, and nobody looks for it."""
+
+    async def story() -> None:
+        async with a_world() as world:
+
+            def full(_: object) -> Any:
+                raise CredentialError("cannot write the worker connection file: No space left on device")
+
+            world.fleet._performer._make_credential = full
+            with pytest.raises(CredentialError, match="No space left"):
+                await world.fleet.scale(jobs=2)
+            assert world.backend.calls["submit"] == 0
+            assert not world.said("may or may not")
+            assert (await world.fleet.close()).unconfirmed == ()
+            assert world.backend.calls["find"] == 0
 
     check(story())
 

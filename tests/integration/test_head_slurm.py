@@ -53,3 +53,23 @@ def test_close_says_what_it_cannot_confirm_and_the_head_goes_on_trying(slurm: Pr
     wait_until(lambda: json.loads(record.read_text())["state"] == "ended", "the end of the head", timeout=40)
     assert json.loads(record.read_text())["unconfirmed"] == []
     assert not (record.parent / "client.json").exists()
+
+
+WITHOUT_A_DISK = """
+import shutil, subprocess
+from hpccluster import SLURMCluster
+
+cluster = SLURMCluster(cores=2, processes=1, memory="300MB", walltime="10min", n_workers=2)
+cluster.wait_for_workers(2, timeout=60)
+shutil.rmtree(cluster.directory)
+cluster.close()
+print(subprocess.run(["squeue", "--me", "-h"], capture_output=True, text=True, check=True).stdout)
+"""
+
+
+def test_a_directory_that_cannot_be_written_is_no_reason_to_leave_jobs_behind(slurm: PrivateSlurm) -> None:
+    """As when its disk is full: the head cannot write down that it ends, and ends its jobs all the same."""
+    done = slurm.run_as_user([slurm.python, "-c", textwrap.dedent(WITHOUT_A_DISK)], timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"
+    assert not slurm.job_ids()

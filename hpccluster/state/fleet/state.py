@@ -288,7 +288,7 @@ class FleetState:
             self.target = min(self.target, len(self.book.counted()))
         else:
             self.brake.meet(Trouble.REFUSED, message.error, now)
-            self.book.report("error", message.code, f"the batch system refused a job: {message.error}")
+            self.book.report("error", message.code, f"a job could not be submitted: {message.error}")
 
     # ------------------------------------------------------------------------------------------------------------ time
 

@@ -22,7 +22,7 @@ from hpccluster.ids import JobId, JobName, is_job_name
 from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster_pbs.dialect import DELIVERED, LIVE, Answer, PBSDialect, flavour_of
 from hpccluster_pbs.options import PBSOptions
-from hpccluster_pbs.reports import limits_of, parse_queues
+from hpccluster_pbs.reports import limits_of, parse_default_queue, parse_queues
 
 QUEUE = "HPC-SUBMIT-QUEUE"
 LIMITS = ("HPC-SUBMIT-LIMITS", "HPC-SUBMIT-TIME")
@@ -85,18 +85,21 @@ class PBSBackend(BatchBackend[PBSOptions]):
             return error
         refusal = refusal_of(error)
         try:
-            result = await self.runner.run(
-                ("qstat", "-Q", "-f"), environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT
-            )
+            queues = parse_queues(await self._told("-Q"))
+            if error.code == QUEUE:
+                name, choices = "queues", [queue for queue, facts in queues.items() if facts.get("enabled") == "True"]
+            else:
+                queue = self.options.queue or parse_default_queue(await self._told("-B"))
+                name, choices = "limits", limits_of(queues.get(queue, {}))
         except BackendError:
             return error  # a help only: the refusal itself is what matters
-        queues = parse_queues(result.stdout) if result.returncode == 0 else {}
-        if error.code == QUEUE:
-            name, choices = "queues", [queue for queue, facts in queues.items() if facts.get("enabled") == "True"]
-        else:
-            queue = self.options.queue or (next(iter(queues)) if len(queues) == 1 else "")
-            name, choices = "limits", limits_of(queues.get(queue, {}))
         return error if refusal is None or not choices else refusal.with_choices(name, choices).error()
+
+    async def _told(self, about: str) -> str:
+        """What qstat prints of all queues (``-Q``) or of the server (``-B``); empty where it fails."""
+        command = ("qstat", about, "-f")
+        result = await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
+        return result.stdout if result.returncode == 0 else ""
 
     # ------------------------------------------------------------------------------------------------------------ poll
 

@@ -89,6 +89,12 @@ def parse_queues(text: str) -> dict[str, dict[str, str]]:
     return queues
 
 
+def parse_default_queue(text: str) -> str:
+    """The queue of jobs that name none, from ``qstat -B -f``; empty where there is none."""
+    match = re.search(r"^\s+default_queue = (\S+)", text, re.MULTILINE)
+    return match[1] if match else ""
+
+
 def limits_of(queue: Mapping[str, str]) -> list[str]:
     """A queue's limits on one job: ``walltime at most 24:00:00``."""
     words = {"resources_max": "at most", "resources_min": "at least"}

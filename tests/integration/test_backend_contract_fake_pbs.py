@@ -15,7 +15,8 @@ from hpccluster.errors import BackendUnavailable, CancelFailed, CommandFailed, P
 from hpccluster.ids import JobId
 from hpccluster.job import JobSpec, JobState
 from hpccluster.testing.backend_contract import HOSTILE_IDS, BackendContract
-from hpccluster.testing.fake_pbs import FakePBS, Times
+from hpccluster.testing.fake_pbs import FakePBS, PBSJob, Times
+from hpccluster.testing.fake_pbs_script import Submission
 from hpccluster_pbs.backend import PBSBackend
 from hpccluster_pbs.options import PBSOptions
 
@@ -98,10 +99,11 @@ def test_refused_queue_lists_the_queues(pbs: FakePBS, tmp_path: Path) -> None:
 
 def test_refused_walltime_tells_the_limits_of_the_queue(pbs: FakePBS, tmp_path: Path) -> None:
     async def scenario() -> None:
-        with pytest.raises(SubmitRefused) as caught:
-            await pbs_backend(pbs, queue="long").submit(make_spec(tmp_path, "true", walltime=200 * 3600.0))
-        assert caught.value.code == "HPC-SUBMIT-LIMITS"
-        assert "  limits:        walltime at most 100:00:00" in str(caught.value).splitlines()
+        for options in ({"queue": "long"}, {}):  # where none is named, of the server's default
+            with pytest.raises(SubmitRefused) as caught:
+                await pbs_backend(pbs, **options).submit(make_spec(tmp_path, "true", walltime=200 * 3600.0))
+            assert caught.value.code == "HPC-SUBMIT-LIMITS"
+            assert "  limits:        walltime at most 100:00:00" in str(caught.value).splitlines()
 
     asyncio.run(scenario())
 
@@ -293,6 +295,32 @@ def test_output_that_pbs_keeps_until_the_end_is_shown_before(pbs: FakePBS, tmp_p
         await CONTRACT.until_state(backend, job, JobState.COMPLETED)
         assert "three" in await backend.logs(job, spec.log_path)
         assert not Path(f"{spec.log_path}.live").exists()
+
+    asyncio.run(scenario())
+
+
+def test_arrays_of_the_user_beside_ours_confuse_nobody(pbs: FakePBS, tmp_path: Path) -> None:
+    """Their parents are listed like jobs, in a state of their own, and have ids that only look like ours."""
+
+    async def scenario() -> None:
+        backend = pbs_backend(pbs)
+        spec = make_spec(tmp_path, "sleep 60")
+        job = await backend.submit(spec)
+        number = job.partition(".")[0]
+        for text in (f"{number}[].pbssrv", f"{number}[4].pbssrv", f"{number}4.pbssrv"):
+            state = "R" if text.endswith("4.pbssrv") else "B"
+            pbs.jobs[text] = PBSJob(text, "", Submission(options={"N": "sweep"}), "/", "workq", state=state)
+        assert await backend.find([spec.name]) == {spec.name: job}
+        assert await backend.find_all() == {spec.name: job}
+        assert set(await backend.poll([job])) == {job}
+        assert (await backend.poll([job]))[job].name == spec.name
+        assert (await backend.cancel([job])).gone <= {job}
+        await CONTRACT.until_state(backend, job, JobState.CANCELLED)
+        assert {text: other.state for text, other in pbs.jobs.items() if text != job} == {
+            f"{number}[].pbssrv": "B",
+            f"{number}[4].pbssrv": "B",
+            f"{number}4.pbssrv": "R",
+        }
 
     asyncio.run(scenario())
 

@@ -14,7 +14,7 @@ from hpccluster.errors import PollFailed
 from hpccluster.ids import JobId
 from hpccluster.job import JobState, JobStatus
 from hpccluster_pbs.dialect import PBSDialect, flavour_of
-from hpccluster_pbs.reports import Form, limits_of, parse_queues, parse_reports
+from hpccluster_pbs.reports import Form, limits_of, parse_default_queue, parse_queues, parse_reports
 from hpccluster_pbs.words import status_of
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -124,6 +124,20 @@ def test_torque_on_slurm_claims_no_end() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- answers
 
+ARRAY = """Job Id: 13[].pbssrv
+    Job_Name = a.sh
+    job_state = B
+    array_indices_submitted = 0-3
+    comment = Job Array Began at Tue Nov 24 at 06:30
+
+Job Id: 13[2].pbssrv
+    Job_Name = a.sh
+    job_state = X
+    exec_host = n1/0
+    substate = 92
+    Exit_status = 0
+    array_index = 2
+"""
 LINE = "Job Id: 5.pbssrv@@Job_Name=a@@job_state=R@@exec_host=n1/0\n"
 FIVE, SIX = JobId("5.pbssrv"), JobId("6.pbssrv")
 
@@ -139,6 +153,22 @@ def test_server_names_may_differ() -> None:
         qstat(LINE, "qstat: Unknown Job Id 6.pbssrv.example.org\n", 153), [JobId("5"), JobId("6.pbs")]
     )
     assert [status.state for status in answer.statuses.values()] == [JobState.RUNNING, JobState.ABSENT]
+
+
+@pytest.mark.parametrize("form", ["dsv", "text"])
+def test_arrays_and_their_parts_are_jobs_of_their_own(form: Form) -> None:
+    out = (RECORDED / f"openpbs-{form}.txt").read_text() if form == "dsv" else ARRAY
+    asked = [JobId("13[].pbssrv"), JobId("13[2].pbssrv"), JobId("13.pbssrv"), JobId("13[7].pbssrv")]
+    err = "qstat: Unknown Job Id 13.pbssrv\nqstat: Unknown Job Id 13[7].pbssrv\n"
+    statuses = replace(OPENPBS, form=form).read(qstat(out, err, 153), asked).statuses
+    assert [statuses[job].state for job in asked] == [
+        JobState.RUNNING,
+        JobState.COMPLETED,
+        JobState.ABSENT,
+        JobState.ABSENT,
+    ]
+    listed = CommandResult(("qselect",), 0, "13[].pbssrv\n14.pbssrv\n", "")
+    assert OPENPBS.parse_select(listed) == ["13[].pbssrv", "14.pbssrv"]
 
 
 def test_silence_says_nothing() -> None:
@@ -249,6 +279,8 @@ def test_queues_and_their_limits() -> None:
     assert (queues["workq"]["enabled"], queues["lim"]["enabled"]) == ("True", "False")
     assert limits_of(queues["lim"]) == ["ncpus at most 4", "walltime at most 00:30:00", "walltime at least 00:01:00"]
     assert limits_of(queues["workq"]) == []
+    assert parse_default_queue("Server: pbssrv\n    server_state = Active\n    default_queue = workq\n") == "workq"
+    assert parse_default_queue("Server: pbssrv\n    server_state = Active\n") == ""
 
 
 pieces = st.sampled_from(

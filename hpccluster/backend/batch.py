@@ -32,6 +32,7 @@ from hpccluster.errors import (
     BackendUnavailable,
     CancelFailed,
     CommandFailed,
+    ConfigError,
     LogsUnavailable,
     PollFailed,
     SubmitRefused,
@@ -51,6 +52,7 @@ __all__ = [
     "job_comment",
     "log_directory",
     "make_job_spec",
+    "make_log_directory",
     "resources_of",
     "worker_arguments",
 ]
@@ -73,6 +75,29 @@ def log_directory(options: JobOptions, default: str) -> str:
         return options.log_directory or login.directory
     chosen = options.log_directory
     return os.path.abspath(default if chosen is None else os.path.expandvars(Path(chosen).expanduser()))  # noqa: PTH100
+
+
+def make_log_directory(options: JobOptions) -> None:
+    """Make the user's `log_directory` where it is missing: a batch system would start no job, and not even say why.
+
+    On a login host it is made with the first job's credential. Raises `ConfigError`.
+    """
+    if options.log_directory is None or login_of(options) is not None:
+        return
+    path = log_directory(options, "")
+    problem = ""
+    try:
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+    except OSError as error:
+        problem = f"it cannot be made: {error.strerror or error}"
+    else:
+        problem = "" if os.access(path, os.W_OK | os.X_OK) else "you may not write there"
+    if problem:
+        raise ConfigError(
+            f"log_directory={options.log_directory!r}: {problem}",
+            code="HPC-CONFIG-VALUE",
+            details={"option": "log_directory", "value": repr(options.log_directory), "path": path},
+        )
 
 
 def make_job_spec(
@@ -141,7 +166,7 @@ class BatchBackend(Backend, Generic[AnyOptions]):
         script = self.render(spec)
         environment = self.dialect.submit_environment(self.dialect.context(spec, self.options))
         if self._credentials is not None and credential is not None:
-            await self._credentials.write(self.runner, spec.name, credential)
+            await self._credentials.write(self.runner, spec.name, credential, log_path=spec.log_path)
         result = await self.runner.run(
             self.dialect.submit_command(spec, self.options),
             stdin=script,

@@ -7,6 +7,7 @@ an environment, or in the job script, which only names the file. It is of no use
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ CONNECTION_FILE_VARIABLE = "HPCCLUSTER_CONNECTION_FILE"
 """Tells a job's workers where their credential lies."""
 
 _WRITE = """umask 077
-mkdir -p "$1" || exit 1
+mkdir -p "$1" "$3" || exit 1
 case $(ls -ld "$1/") in d????-??-*) ;; *) echo "$1: others may write to it (chmod 700)" >&2; exit 1 ;; esac
 [ -O "$1" ] || { echo "$1: it belongs to somebody else" >&2; exit 1; }
 rm -f "$2.new" && cat >"$2.new" && mv "$2.new" "$2"
@@ -60,17 +61,22 @@ class JobCredentials:
         """Where the credential of a job lies."""
         return f"{self._directory}/{job}.json"
 
-    async def write(self, runner: Runner, job: JobName, credential: bytes) -> None:
-        """Put it there. Raises `BackendUnavailable` where the directory is not there, not ours or not private."""
+    async def write(self, runner: Runner, job: JobName, credential: bytes, *, log_path: str) -> None:
+        """Put it there, and make the directory of the job's output.
+
+        Raises `BackendUnavailable` where a directory cannot be made, or is not ours or not private.
+        """
         self._written.add(job)
+        logs = os.path.dirname(log_path) or self._directory  # noqa: PTH120 - a path of the other side
         result = await runner.run(
-            ("/bin/sh", "-c", _WRITE, "hpccluster", self._directory, self.path(job)), stdin=credential.decode()
+            ("/bin/sh", "-c", _WRITE, "hpccluster", self._directory, self.path(job), logs), stdin=credential.decode()
         )
         if result.returncode != 0:
             said = result.stderr.strip() or f"ended with exit code {result.returncode}"
             raise BackendUnavailable(
                 f"the credential of job {job} cannot be written on the login host\n  it said: {said}\n"
-                "  fix:     set remote_directory= to a directory of your own there, which the nodes see, too",
+                "  fix:     set remote_directory= (and log_directory=, if any) to a directory of your own there, which the "
+                "nodes see, too",
                 code="HPC-SSH-DIRECTORY",
                 details={"said": said, "path": self._directory},
             )

@@ -20,7 +20,14 @@ from typing import Any
 import msgspec
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.batch import JobOptions, job_comment, log_directory, make_job_spec, resources_of
+from hpccluster.backend.batch import (
+    JobOptions,
+    job_comment,
+    log_directory,
+    make_job_spec,
+    make_log_directory,
+    resources_of,
+)
 from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
@@ -115,6 +122,7 @@ class Head:
 
     async def _start(self, undo: AsyncExitStack) -> Any:
         """What the first size comes to; ``undo`` has every step back."""
+        make_log_directory(self.options)
         self._put_together()
         undo.push_async_callback(self.backend.close)
         undo.push_async_callback(self.scheduler.close, "the cluster could not start")

@@ -42,6 +42,15 @@ def script(text: str, **popen: Any) -> subprocess.Popen[str]:
     )
 
 
+def test_log_directory_is_made(state: Path, tmp_path: Path) -> None:
+    with make(log_directory=tmp_path / "new" / "logs") as cluster:
+        cluster.wait_for_workers(1, timeout=20)
+        assert [path.suffix for path in (tmp_path / "new" / "logs").iterdir()] == [".log"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"log_directory='.*/file/logs': it cannot be made: Not a directory"):
+        make(log_directory=tmp_path / "file" / "logs")
+
+
 def test_the_first_five_minutes(state: Path) -> None:
     cluster = LocalCluster(n_workers=2, threads_per_worker=2)
     with Client(cluster) as client:

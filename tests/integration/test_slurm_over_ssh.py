@@ -85,7 +85,8 @@ def test_cluster_whose_head_shares_no_file_with_its_jobs(
 ) -> None:
     """The head is root's, in a directory that the user of the jobs cannot look into."""
     remote = slurm.home / "remote"
-    given = options(login, slurm, kind, python=slurm.python)
+    outputs = slurm.home / f"logs-{kind}" / "deep"
+    given = options(login, slurm, kind, python=slurm.python, log_directory=str(outputs))
     with SLURMCluster(**given, host="127.0.0.1", state_directory=tmp_path / "state", n_workers=2) as cluster:
         cluster.wait_for_workers(2, timeout=40)
         files = list(remote.glob("*.json"))
@@ -98,6 +99,7 @@ def test_cluster_whose_head_shares_no_file_with_its_jobs(
         with Client(cluster) as client:
             assert client.submit(pow, 2, 10).result(timeout=30) == 1024
             assert client.submit(os.getuid).result(timeout=30) == pwd.getpwnam(str(slurm.user)).pw_uid
+        assert len(list(outputs.glob("*.log"))) == 2, "the directory of the output was made"
         logs = cluster.get_logs()
         assert any("hpccluster: stage started" in text for text in logs.values()), logs
     assert not list(remote.glob("*.json")), "credentials do not outlive the cluster"

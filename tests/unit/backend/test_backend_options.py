@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hpccluster.backend.batch import job_comment, log_directory, make_job_spec
+from hpccluster.backend.batch import job_comment, log_directory, make_job_spec, make_log_directory
 from hpccluster.backend.options import (
     BatchOptions,
     JobOptions,
@@ -136,6 +137,20 @@ def test_worker_command() -> None:
     wrapped = JobOptions(python="apptainer exec 'my image.sif' python")
     assert job_command(wrapped, ("-m", "w"))[:4] == ("apptainer", "exec", "my image.sif", "python")
     assert shlex.join(job_command(wrapped, ())) == wrapped.python
+
+
+def test_log_directory_is_made_where_it_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = JobOptions(log_directory="~/some/logs")
+    for _ in range(2):
+        make_log_directory(options)
+        assert (tmp_path / "some" / "logs").is_dir()
+    make_log_directory(JobOptions())
+    make_log_directory(BatchOptions(ssh="login", remote_directory="/x", log_directory=str(tmp_path / "there")))
+    assert not (tmp_path / "there").exists(), "that is a directory of the login host"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"log_directory='~/some/logs': you may not write there"):
+        make_log_directory(options)
 
 
 def test_job_spec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

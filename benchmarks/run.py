@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [--tasks 10000] [--repeats 3] [--peers hpccluster,processpool,dask] [--json FILE]
 
-P1: ``tasks`` independent no-op tasks, submitted one by one, all results gathered. P2: one task's round trip, submit to
-result, median and 99th percentile. Every peer has two worker processes with one thread each; ours speaks mutual TLS, as it
+Throughput: ``tasks`` independent no-op tasks, submitted one by one, all results gathered. Round trip: one task,
+submit to result, median and 99th percentile. Every peer has two worker processes with one thread each; ours speaks mutual TLS, as it
 does by default. Absolute figures are noise on shared machines: read the ratios.
 """
 

@@ -2,8 +2,8 @@
 
     python benchmarks/start.py [--repeats 5]
 
-P6: time of the import; time from nothing to the first result of a fresh cluster with two workers of one thread each (the
-import not counted); time to shut down. P7: resident memory of an idle worker. Each turn is a process of its own. Ours
+Measured are: time of the import; time from nothing to the first result of a fresh cluster with two workers of one thread each (the
+import not counted); time to shut down; resident memory of an idle worker. Each turn is a process of its own. Ours
 speaks mutual TLS, as it does by default.
 """
 

@@ -183,7 +183,7 @@ class TaskCancelled(TaskError):
 
 
 class DependencyFailed(TaskError):
-    """An input of the task failed; its exception is the cause."""
+    """An input of the task was cancelled or released. (Of one that failed, the task raises the very exception.)"""
 
 
 class ResultLost(TaskError):

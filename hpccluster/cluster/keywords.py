@@ -25,7 +25,7 @@ def with_named_keywords(init: Callable[..., None]) -> Callable[..., None]:
                 answers.setdefault(suggest(key, known), []).append(repr(key))
             kind = type(self).__name__
             lines = (f"{kind}: unknown keyword {', '.join(keys)}{answer}" for answer, keys in answers.items())
-            raise ConfigError("\n".join(lines))
+            raise ConfigError("\n".join(lines), code="HPC-CONFIG-UNKNOWN")
         init(self, *args, **keywords)
 
     return checked

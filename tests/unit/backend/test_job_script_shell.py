@@ -1,4 +1,4 @@
-"""The shipped templates as shell: readable by shellcheck and bash, and without a way in for hostile values (FAULTS D7 style):
+"""The shipped templates as shell: readable by shellcheck and bash, and without a way in for hostile values:
 a value never becomes a command, a directive, or another value.
 """
 

@@ -72,6 +72,10 @@ _TORQUE_CODES = {
 HELD_FOR_GOOD = "job held, too many failed attempts to run"
 
 _SHORTER = "a shorter walltime= may fit before"
+_HELD = (
+    "PBS failed to start it many times, and holds it for good: set log_directory= to one that the nodes can write to; if they "
+    "can, ask your administrators what a prologue or a hook objects to"
+)
 _IN_USE = (
     "what it asks for is in use: it starts when other jobs have ended, smaller or shorter ones sooner; or its nodes are down, "
     "see pbsnodes -l"
@@ -80,7 +84,7 @@ _IN_USE = (
 MEANINGS = (
     (
         HELD_FOR_GOOD,
-        "PBS failed to start it many times, and holds it for good: set log_directory= to one that the nodes can write to",
+        _HELD,
     ),
     (
         r"Can Never Run|largest placement set|Not enough total nodes|Specified .* does not exist",

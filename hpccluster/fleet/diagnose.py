@@ -244,7 +244,10 @@ def _unknown(job: DeadJob) -> Cause:
     if job.log:
         return Cause("HPC-JOB-DIED", "the job's script did not begin", "the log shows what it said; check shebang=")
     return Cause(
-        "HPC-JOB-DIED", "unknown: it has written nothing", "ask the batch system about this job, or see its log"
+        "HPC-JOB-DIED",
+        "unknown: nothing that it has written is here",
+        "ask the batch system about this job; where no log ever appears, the nodes do not see log_directory= (and "
+        "state_directory=): set them to directories that are shared",
     )
 
 

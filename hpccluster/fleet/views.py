@@ -24,7 +24,7 @@ def make_row(record: JobRecord, *, now: float, processes: int, explain: Callable
         id=record.id or "",
         state=record.shown_state.value,
         phase=record.phase.value,
-        reason=_reason(record),
+        reason="; ".join(_reason(record).splitlines()),  # a cell of a table: batch systems may say several lines
         meaning=explain(status) if status is not None and waits else "",
         node=status.node if status is not None else "",
         age_seconds=max(0.0, until - record.created_at),

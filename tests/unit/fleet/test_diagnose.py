@@ -144,6 +144,7 @@ def test_absent_jobs_and_unreadable_logs_are_said_to_be_so() -> None:
     assert "no longer listed by the batch system, cause unknown" in str(error)
     assert "(not readable: permission denied)" in str(error)
     assert "(empty)" in str(died(exit_code=1))
+    assert "log_directory=" in str(died(exit_code=1))
 
 
 def test_reason_and_meaning_are_shown() -> None:

@@ -20,3 +20,12 @@ def test_a_job_that_waits_says_why_until_its_worker_has_joined() -> None:
     # the worker is quicker than the next poll
     record.phase, record.workers = Phase.RUNNING, {"w"}
     assert row_of(record) == ("RUNNING", "")
+
+
+def test_a_reason_is_one_line() -> None:
+    said = "Connection refused\ncannot connect to server pbssrv (errno=15010)"
+    record = JobRecord(JobName("hpc-calm-otter-0001"), 1, 0.0, phase=Phase.DOUBTFUL, note=said)
+    assert row_of(record) == (
+        "UNKNOWN",
+        "submission unclear: Connection refused; cannot connect to server pbssrv (errno=15010)",
+    )

@@ -6,18 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NewType
 
-ClusterId = NewType("ClusterId", str)
-"""128 random bits in hex: no two clusters share one."""
 ClusterName = NewType("ClusterName", str)
 """What a person calls the cluster: ``calm-otter``."""
 JobName = NewType("JobName", str)
 """Chosen before the job is submitted: ``hpc-calm-otter-0a1f``. Never used twice."""
 JobId = NewType("JobId", str)
 """What the batch system calls the job."""
-PeerId = NewType("PeerId", str)
-"""Who speaks to the scheduler: a client, worker or nanny, unique within its cluster."""
-TaskId = NewType("TaskId", int)
-"""The scheduler's number of a task. Clients number their futures in a range of their own."""
 
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 

@@ -167,6 +167,3 @@ class BackendPlugin:
     """The extra of its distribution that installs them."""
     contract: int = 1
     """The `CONTRACT` that it was written for: a number, so that it stays what it was when the contract goes on."""
-
-
-Environment = Mapping[str, str]

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hpccluster.errors import CredentialError, LocalProtocolError
-from hpccluster.protocol.handshake import Identity, parse_identity
+from hpccluster.errors import LocalProtocolError
+from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import Role
 
 SKEW = timedelta(hours=24)
@@ -88,24 +87,6 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return IssuedCredential(_pem(certificate), private.decode("ascii"), expires)
-
-
-def inspect_certificate(certificate_pem: str, ca_pem: str) -> tuple[Identity, datetime]:
-    """Whose certificate it is and when it expires; raises `CredentialError` if it is not one of that authority's."""
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-        authority = x509.load_pem_x509_certificate(ca_pem.encode())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
-        raise CredentialError(f"not a certificate of a cluster ({error})") from error
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise CredentialError("the certificate was issued by another CA") from error
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        if identity := parse_identity(uri):
-            return identity, certificate.not_valid_after_utc
-    raise CredentialError("the certificate names no cluster and role")
 
 
 def _builder(

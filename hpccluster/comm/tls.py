@@ -68,41 +68,6 @@ class Security:
             origin=file.path,
         )
 
-    @classmethod
-    def from_files(
-        cls,
-        ca_file: str | Path | None,
-        certificate_file: str | Path | None,
-        key_file: str | Path | None,
-        role: Role,
-    ) -> Security:
-        """From three PEM files; the cluster is the one that the certificate names. Raises one `CredentialError`."""
-        given = {"CA": ca_file, "certificate": certificate_file, "key": key_file}
-        if missing := [name for name, path in given.items() if not path]:
-            have = ", ".join(f"{name} {path}" for name, path in given.items() if path) or "none of the three files"
-            raise CredentialError(
-                f"the {role} has no {' and no '.join(missing)} file: tls needs all of CA, certificate and key\n"
-                f"  given: {have}\n  fix: name the missing file, or use a connection file, which holds all three",
-                code="HPC-AUTH-INCOMPLETE",
-            )
-        texts = {name: _read(Path(path), name, role) for name, path in given.items() if path}
-        from hpccluster.comm.authority import inspect_certificate  # `cryptography` is slow to import
-
-        try:
-            identity, _expires = inspect_certificate(texts["certificate"], texts["CA"])
-        except CredentialError as error:
-            raise _unusable(role, str(certificate_file), error.message) from error
-        if identity.role is not role:
-            raise _unusable(role, str(certificate_file), f"it is the certificate of a {identity.role}")
-        return cls.from_pem(
-            ca=texts["CA"],
-            certificate=texts["certificate"],
-            key=texts["key"],
-            role=role,
-            cluster=identity.cluster,
-            origin=str(certificate_file),
-        )
-
     def context(self, *, listening: bool) -> ssl.SSLContext:
         """The one context of that side; made when first asked for, shared by all connections."""
         return self._server_context if listening else self._client_context
@@ -203,19 +168,8 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _read(path: Path, name: str, role: Role) -> str:
-    try:
-        text = path.read_text()
-        if name == "key" and path.stat().st_mode & 0o077:
-            raise _unusable(role, str(path), "others may read this key", fix=f"chmod 600 {path}")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not PEM text"
-        raise _unusable(role, str(path), f"the {name} cannot be read: {reason}") from error
-    return text
-
-
-def _unusable(role: Role, origin: str, reason: str, *, fix: str = "") -> CredentialError:
-    fix = fix or "get a new one from the head: hpccluster credentials export NAME --role " + role.value
+def _unusable(role: Role, origin: str, reason: str) -> CredentialError:
+    fix = f"get a new one from the head: hpccluster credentials export NAME --role {role}"
     where = f"\n  file: {origin}" if origin else ""
     return CredentialError(
         f"the {role} credential cannot be used: {reason}{where}\n  fix: {fix}", code="HPC-AUTH-CREDENTIAL"

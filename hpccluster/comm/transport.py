@@ -128,11 +128,6 @@ class Link(asyncio.BufferedProtocol):
         """Nothing that is written any more will arrive."""
         return self._closing or self._is_lost or self._reason is not None
 
-    @property
-    def write_buffer_size(self) -> int:
-        """Bytes that wait to be sent."""
-        return self._transport.get_write_buffer_size()
-
     def start_tls(self, security: Security, *, listening: bool, received: bytes = b"") -> None:
         """From here on everything goes through TLS; ``received`` is what the peer has already sent of it."""
         self._security = security

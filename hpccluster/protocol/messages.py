@@ -517,7 +517,6 @@ class DataAccepted(Message, tag=113):
     error: str
 
 
-General: TypeAlias = Ping | Request | Reply | Failure | Notice
 ClientToScheduler: TypeAlias = (
     DefineFunction
     | ForgetFunctions

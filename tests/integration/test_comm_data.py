@@ -90,7 +90,7 @@ def test_bulk_does_not_stop_the_loop_and_waits_for_its_reader(pair: Pair, run: R
             while not (ours._congested and theirs._is_paused):
                 await asyncio.sleep(0)
             assert not sending.done()  # nobody reads: it waits, and neither side has taken in more than a little
-            assert ours._link.write_buffer_size < 3 * MIB
+            assert ours._link._transport.get_write_buffer_size() < 3 * MIB
             assert len(theirs._frames) < MIB
             gaps = []
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from hpccluster import Client, LocalCluster
-from hpccluster.comm.authority import inspect_certificate
 from hpccluster.comm.connect import connect
 from hpccluster.comm.connection_file import ConnectionFile, read_connection_file
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError
 from hpccluster.protocol.messages import PROTOCOL_VERSION, Hello, Role
+from support.comm_peers import inspect_certificate
 from support.deadline import wait_until
 
 

@@ -6,8 +6,11 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from hpccluster.comm.authority import Authority, IssuedCredential
 from hpccluster.comm.channel import Channel
@@ -16,7 +19,7 @@ from hpccluster.comm.listen import Listener, listen
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HpcClusterError
 from hpccluster.protocol import handshake
-from hpccluster.protocol.handshake import Identity
+from hpccluster.protocol.handshake import Identity, parse_identity
 from hpccluster.protocol.messages import PROTOCOL_VERSION, Hello, Role, Welcome
 
 CLUSTER = "0123456789abcdef0123456789abcdef"
@@ -117,13 +120,14 @@ class Ears:
         channel.start(decoder, self.batches.put_nowait, self.lost.put_nowait, silence_limit)
 
 
-def pem_files(directory: Path, authority: Authority, credential: IssuedCredential) -> tuple[Path, Path, Path]:
-    """CA, certificate and key as files."""
-    paths = (directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
-    for path, text in zip(paths, (authority.ca_pem, credential.certificate_pem, credential.key_pem), strict=True):
-        path.touch(0o600)
-        path.write_text(text)
-    return paths
+def inspect_certificate(certificate_pem: str, ca_pem: str) -> tuple[Identity, datetime]:
+    """Whose certificate it is and when it expires. Raises `InvalidSignature` where another authority has issued it."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem.encode()))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (identity,) = map(parse_identity, names.get_values_for_type(x509.UniformResourceIdentifier))
+    assert identity is not None
+    return identity, certificate.not_valid_after_utc
 
 
 def stranger_context(certificate_and_key: Path | None = None) -> ssl.SSLContext:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 
-from hpccluster.comm.authority import LIFETIME, SKEW, Authority, inspect_certificate
+from hpccluster.comm.authority import LIFETIME, SKEW, Authority
 from hpccluster.comm.connection_file import ConnectionFile
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CredentialError, LocalProtocolError
 from hpccluster.protocol.handshake import Identity
 from hpccluster.protocol.messages import Role
-from support.comm_peers import CLUSTER, OTHER_CLUSTER, pem_files, security
+from support.comm_peers import CLUSTER, inspect_certificate, security
 
 AUTHORITY = Authority(CLUSTER)
 
@@ -36,10 +36,8 @@ def test_a_certificate_says_whose_it_is_and_lasts_from_a_day_ago_for_ninety_days
 
 def test_another_authoritys_certificate_is_seen_as_such() -> None:
     issued = Authority(CLUSTER).issue(Role.CLIENT, "me")
-    with pytest.raises(CredentialError, match="another CA"):
+    with pytest.raises(InvalidSignature):
         inspect_certificate(issued.certificate_pem, AUTHORITY.ca_pem)
-    with pytest.raises(CredentialError, match="not a certificate"):
-        inspect_certificate("nothing", AUTHORITY.ca_pem)
 
 
 @pytest.mark.parametrize("token", ["", "a:b", "a b", "a\n", "x" * 200])
@@ -99,37 +97,6 @@ def test_a_key_with_a_password_is_an_error_and_not_a_question_on_the_terminal() 
         Security.from_pem(
             ca=AUTHORITY.ca_pem, certificate=issued.certificate_pem, key=locked, role=Role.CLIENT, cluster=CLUSTER
         )
-
-
-def test_from_files_takes_the_cluster_from_the_certificate(tmp_path: Path) -> None:
-    ca, certificate, key = pem_files(tmp_path, AUTHORITY, AUTHORITY.issue(Role.WORKER, "j"))
-    holder = Security.from_files(ca, certificate, key, Role.WORKER)
-    assert (holder.cluster, holder.role) == (CLUSTER, Role.WORKER)
-
-
-@pytest.mark.parametrize("given", [(1, 0, 0), (1, 1, 0), (0, 1, 1), (0, 0, 0)])
-def test_half_configured_tls_is_one_error_that_names_what_is_missing(tmp_path: Path, given: tuple[int, ...]) -> None:
-    paths = pem_files(tmp_path, AUTHORITY, AUTHORITY.issue(Role.SCHEDULER, "head"))
-    ca, certificate, key = (path if there else None for path, there in zip(paths, given, strict=True))
-    with pytest.raises(CredentialError, match=r"^the scheduler has no (CA|certificate|key)") as error:
-        Security.from_files(ca, certificate, key, Role.SCHEDULER)
-    assert len(lines(error)) == 3
-    assert lines(error)[2].startswith("  fix: ")
-
-
-def test_files_of_the_wrong_role_cluster_or_mode_are_named(tmp_path: Path) -> None:
-    ca, certificate, key = pem_files(tmp_path, AUTHORITY, AUTHORITY.issue(Role.CLIENT, "me"))
-    with pytest.raises(CredentialError, match=r"certificate of a client\n.*cert\.pem"):
-        Security.from_files(ca, certificate, key, Role.WORKER)
-    key.chmod(0o644)
-    with pytest.raises(CredentialError, match=r"others may read this key\n.*key\.pem\n  fix: chmod 600"):
-        Security.from_files(ca, certificate, key, Role.CLIENT)
-    key.chmod(0o600)
-    ca.write_text(Authority(OTHER_CLUSTER).ca_pem)
-    with pytest.raises(CredentialError, match=r"another CA\n.*cert\.pem"):
-        Security.from_files(ca, certificate, key, Role.CLIENT)
-    with pytest.raises(CredentialError, match=r"the CA cannot be read: No such file.*\n.*nowhere"):
-        Security.from_files(tmp_path / "nowhere", certificate, key, Role.CLIENT)
 
 
 def test_a_connection_file_without_certificates_means_plain_tcp() -> None:

@@ -91,6 +91,8 @@ class JobStatus:
     node: str = ""
     workers: int | None = None
     """How many workers it will have, where that depends on its host."""
+    python: str = ""
+    """Their interpreter, where that depends on its host."""
     estimated_start: float | None = None
     """Seconds since the epoch, where the batch system makes a guess."""
 

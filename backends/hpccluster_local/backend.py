@@ -11,7 +11,6 @@ are words of ours (``local-3``).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import re
@@ -19,17 +18,17 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpccluster.backend.base import Backend, JobLauncher
-from hpccluster.backend.runner import read_tail
+from hpccluster.backend.base import JobLauncher
+from hpccluster.backend.own_jobs import OwnJob, OwnJobsBackend
 from hpccluster.backend.template import TemplateContext, load_template, render_template
 from hpccluster.errors import SubmitRefused
-from hpccluster.ids import JobId, JobName
-from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster.ids import JobId
+from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster_local.options import LocalOptions
 from hpccluster_local.processes import ForkedProcess, JobProcess, ScriptProcess
 
@@ -45,29 +44,21 @@ _COMMAND = (sys.executable, "-m", "hpccluster.runtime")
 _ID = re.compile(r"local-[1-9][0-9]*")
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    id: JobId
-    name: JobName
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Job(OwnJob):
     process: JobProcess = field(init=False)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    why: JobState | None = None
-    """CANCELLED or TIMEOUT, when it was we who ended it."""
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class LocalBackend(Backend):
+class LocalBackend(OwnJobsBackend[_Job]):
     """Jobs are processes of this machine."""
 
     runs_here = True
     ends_with_head = True
-    poll_interval = 0.5
 
     def __init__(self, options: LocalOptions) -> None:
+        super().__init__("local", cancel_time=GRACE + 2.0)
         self.options = options
         self.grace = GRACE
-        self._jobs: dict[JobId, _Job] = {}
-        self._count = 0
         self._pipe: tuple[int, int] | None = None
         self._launcher: JobLauncher | None = None
 
@@ -83,11 +74,9 @@ class LocalBackend(Backend):
         return render_template(self._template, context, source=self.options.template or TEMPLATE)
 
     async def submit(self, spec: JobSpec, credential: bytes | None = None) -> JobId:
-        self._count += 1
-        job_id = JobId(f"local-{self._count}")
-        job = _Job(job_id, spec.name)
+        job = _Job(id=self._next_id(), name=spec.name)
         try:
-            job.process = self._start(spec, functools.partial(self._on_end, job))
+            job.process = self._start(spec, job.over)
         except OSError as error:
             raise SubmitRefused(
                 f"this machine refused the job: {error.strerror or error}"
@@ -95,40 +84,8 @@ class LocalBackend(Backend):
                 code="HPC-SUBMIT-LOCAL",
                 details={"said": str(error)},
             ) from error
-        self._jobs[job_id] = job
-        if spec.walltime is not None:
-            loop = asyncio.get_running_loop()
-            job.timers.append(loop.call_later(spec.walltime, self._end, job, JobState.TIMEOUT))
-        return job_id
-
-    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
-        return {job: self._status(job) for job in ids}
-
-    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
-        wanted = set(names)
-        return {job.name: job.id for job in self._jobs.values() if job.name in wanted and not job.ended.is_set()}
-
-    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
-        for job_id in ids:
-            if _ID.fullmatch(job_id) is None:
-                raise ValueError(f"not the id of a local job: {job_id!r}")
-        jobs = [job for job_id in ids if (job := self._jobs.get(job_id)) is not None]
-        for job in jobs:
-            self._end(job, JobState.CANCELLED)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.grace + 2.0):
-                for job in jobs:
-                    await job.ended.wait()
-        unconfirmed = frozenset(job.id for job in jobs if not job.ended.is_set())
-        return CancelReport(gone=frozenset(ids) - unconfirmed, unconfirmed=unconfirmed)
-
-    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
-        if not log_path:
-            return ""
-        try:
-            return await asyncio.to_thread(read_tail, log_path, tail)
-        except FileNotFoundError:
-            return ""
+        self._keep(job, spec.walltime)
+        return job.id
 
     async def close(self) -> None:
         # the pipe is what keeps our jobs alive: it stays as long as one of them runs, else to the end of this process
@@ -182,36 +139,13 @@ class LocalBackend(Backend):
             script.unlink(missing_ok=True)
             raise
 
-    def _on_end(self, job: _Job) -> None:
-        for timer in job.timers:
-            timer.cancel()
-        job.ended.set()
-
-    def _end(self, job: _Job, why: JobState) -> None:
-        """Ask the job to end, and see to it that it does. Does nothing for a job that has ended or was asked before."""
-        if job.ended.is_set() or job.why is not None:
-            return
-        job.why = why
+    def _stop(self, job: _Job) -> None:
         job.process.signal(signal.SIGTERM)
         loop = asyncio.get_running_loop()
         job.timers.append(loop.call_later(self.grace, job.process.signal, signal.SIGKILL))
 
-    def _status(self, job_id: JobId) -> JobStatus:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return JobStatus(id=job_id, state=JobState.ABSENT)
-        node = socket.gethostname()
-        if not job.ended.is_set():
-            return JobStatus(id=job_id, state=JobState.RUNNING, name=job.name, raw_state="running", node=node)
-        code = job.process.returncode or 0
-        state = job.why or (JobState.COMPLETED if code == 0 else JobState.FAILED)
-        return JobStatus(
-            id=job_id,
-            state=state,
-            name=job.name,
-            raw_state=f"ended with {code}",
-            reason=f"ended by signal {-code}" if code < 0 and job.why is None else "",
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            node=node,
+    def _status(self, job: _Job) -> JobStatus:
+        status = JobStatus(
+            id=job.id, state=JobState.RUNNING, name=job.name, raw_state="running", node=socket.gethostname()
         )
+        return job.verdict(status, job.process.returncode or 0) if job.ended.is_set() else status

@@ -22,6 +22,7 @@ from hpccluster_ssh.hop import (
     Hop,
     agent_path,
     agent_state,
+    agent_time,
     known_hosts_files,
     parse_jumps,
 )
@@ -29,8 +30,8 @@ from hpccluster_ssh.known_hosts import KnownHost, KnownKey
 from hpccluster_ssh.session import CLOSE_TIME, Link, LinkFull, LinkLost, Pipe, Session
 from hpccluster_ssh.ssh_runner import SshRunner
 
-ANY_HOST_KEY = "+ssh-ed25519,ecdsa-sha2-nistp???,rsa-sha2-256,rsa-sha2-512"
-"""The types of keys that are known, then any other: a host that has none of those that are known is to show what it has."""
+HOST_KEYS = "ssh-ed25519,ecdsa-sha2-nistp???,rsa-sha2-256,rsa-sha2-512"
+"""Any: a host that has no key of a type that is known is to show what it has."""
 
 # by itself it tells, for each command, the whole of it
 logging.getLogger("asyncssh").setLevel(logging.WARNING)
@@ -80,7 +81,7 @@ class AsyncsshLink(Link):
         try:
             make = connection.forward_remote_port if to_us else connection.forward_local_port
             listener = await make("127.0.0.1", 0, host, port)
-        except (asyncssh.Error, OSError) as error:
+        except (asyncssh.Error, asyncssh.ChannelListenError, OSError) as error:
             raise refusals.no_tunnel(name, str(error)) from None
         return listener.get_port()
 
@@ -158,26 +159,44 @@ class _Client(asyncssh.SSHClient):
 
     def __init__(self, link: AsyncsshLink, keys: Sequence[tuple[str, asyncssh.SSHKeyPair]], attempts: Attempts) -> None:
         self._link, self._keys, self._attempts = link, list(keys), attempts
+        attempts.waiting = [name for name, _ in keys]
+        self._is_used = self._is_over = False
         self.shown: asyncssh.SSHKey | None = None
         """The host key that was not known."""
+        self.signer: asyncssh.SSHKey | None = None
+        """Who has signed the host key, if that is nobody whom we trust."""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.shown = key
         return False
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        self.shown = key
+        self.signer = key
         return False
+
+    def password_auth_requested(self) -> None:
+        self._attempts.offered.append("password")
+
+    def kbdint_auth_requested(self) -> None:
+        self._attempts.offered.append("keyboard-interactive")
 
     def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
         if not self._keys:
             return None
         name, key = self._keys.pop(0)
-        self._attempts.keys.append(f"{name} (refused)")  # if it were not, nobody would look
+        self._attempts.refuse(name)  # if it were not, nobody would look
         return key
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link.set_lost()
+        self._is_over = True
+        if self._is_used:
+            self._link.set_lost()
+
+    def use(self) -> None:
+        """The connection was made, and the link stands on it."""
+        self._is_used = True
+        if self._is_over:
+            self._link.set_lost()
 
 
 async def _connect(
@@ -233,12 +252,18 @@ def _resolve(target: RemoteTarget) -> tuple[Hop, list[Path]]:
             host_key_alias=options.host_key_alias,
             known_hosts=known_hosts_files(target, said("UserKnownHostsFile"), said("GlobalKnownHostsFile")),
             identity_files=tuple(Path(file).expanduser() for file in files),
+            identities_named=bool(target.identity_files or said("IdentityFile")),
             identities_only=bool(said("IdentitiesOnly")),
             agent=agent_path(said("IdentityAgent")),
             jumps=parse_jumps(target, jumps),
+            proxy_command=_proxy_command(said("ProxyCommand"), jumps),
         ), config
     except (asyncssh.ConfigParseError, ValueError, OSError) as error:
         raise refusals.unusable(target.name, str(error)) from None
+
+
+def _proxy_command(configured: str | None, jumps: str | None) -> str | None:
+    return None if configured is None or configured == "none" or jumps is not None else configured
 
 
 async def _make(
@@ -250,13 +275,36 @@ async def _make(
     tunnel: asyncssh.SSHClientConnection | None,
 ) -> asyncssh.SSHClientConnection:
     known = hop.known()
+    try:
+        return await _try(hop, known, config, link, keys, attempts, tunnel)
+    except _UnknownSigner:
+        # it has shown a certificate, as we said that we take them; let it show its own key, as OpenSSH does
+        return await _try(hop, known, config, link, keys, attempts, tunnel, certificates=False)
+
+
+class _UnknownSigner(Exception):
+    """The host key is signed by nobody whom we trust."""
+
+
+async def _try(
+    hop: Hop,
+    known: KnownHost,
+    config: Sequence[Path],
+    link: AsyncsshLink,
+    keys: Sequence[tuple[str, asyncssh.SSHKeyPair]],
+    attempts: Attempts,
+    tunnel: asyncssh.SSHClientConnection | None,
+    *,
+    certificates: bool = True,
+) -> asyncssh.SSHClientConnection:
+    authorities = known.authorities if certificates else ()
     client = _Client(link, keys, attempts)
     options: dict[str, Any] = {
         "port": hop.target.port or (),
         "username": hop.target.user or (),
         "config": config,
         "tunnel": tunnel,
-        "known_hosts": (_public(known.keys or known.elsewhere), _public(known.authorities), _public(known.revoked)),
+        "known_hosts": (_public(known.keys or known.elsewhere), _public(authorities), _public(known.revoked)),
         "client_keys": None,  # `_Client` gives them one by one
         "client_factory": lambda: client,
         "connect_timeout": None,
@@ -266,12 +314,18 @@ async def _make(
         "agent_forwarding": False,
         "x11_forwarding": False,
     }
-    if known.kinds:
-        options["server_host_key_algs"] = ANY_HOST_KEY
+    if known.kinds or authorities:
+        options["server_host_key_algs"] = f"+{HOST_KEYS}"  # those of the kinds that are known come first
+    elif not certificates:
+        options["server_host_key_algs"] = HOST_KEYS
     try:
-        return await asyncssh.connect(hop.target.host, **options)
+        connection = await asyncssh.connect(hop.target.host, **options)
     except asyncssh.HostKeyNotVerifiable as error:
+        if client.signer is not None and certificates:
+            raise _UnknownSigner from None
         raise _not_verified(hop, known, client.shown, error.reason) from None
+    client.use()
+    return connection
 
 
 def _not_verified(hop: Hop, known: KnownHost, shown: asyncssh.SSHKey | None, said: str) -> BackendUnavailable:
@@ -294,13 +348,12 @@ def _public(keys: Sequence[KnownKey]) -> list[asyncssh.SSHKey]:
 async def _keys(hop: Hop, attempts: Attempts) -> AsyncIterator[list[tuple[str, asyncssh.SSHKeyPair]]]:
     """The keys to try, in order: the files', then the agent's. ``attempts`` gets what cannot be tried."""
     found: dict[bytes, tuple[str, asyncssh.SSHKeyPair]] = {}
-    named = bool(hop.target.identity_files)
     for path in hop.identity_files:
         try:
             for key in await asyncio.to_thread(asyncssh.load_keypairs, [str(path)]):
                 found.setdefault(key.public_data, (str(path), key))
         except FileNotFoundError:
-            if named:
+            if hop.identities_named:
                 attempts.keys.append(f"{path} (there is no such file)")
         except (OSError, ValueError) as error:  # asyncssh's own errors of keys are ValueErrors
             locked = "assphrase" in str(error)
@@ -309,8 +362,9 @@ async def _keys(hop: Hop, attempts: Attempts) -> AsyncIterator[list[tuple[str, a
         try:
             if not hop.agent:
                 raise OSError
-            agent = await stack.enter_async_context(asyncssh.connect_agent(hop.agent))
-            keys = await agent.get_keys()
+            async with asyncio.timeout(agent_time(hop.target)):
+                agent = await stack.enter_async_context(asyncssh.connect_agent(hop.agent))
+                keys = await agent.get_keys()
         except (OSError, ValueError, EOFError):
             attempts.agent = agent_state(hop.agent)
         else:

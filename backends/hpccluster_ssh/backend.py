@@ -15,21 +15,22 @@ import logging
 import math
 import os
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
-from hpccluster.backend.base import Backend, CredentialWay
+from hpccluster.backend.base import CredentialWay
+from hpccluster.backend.own_jobs import OwnJob, OwnJobsBackend
 from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RunnerFactory
-from hpccluster.backend.runner import Runner, RunningCommand, read_tail
+from hpccluster.backend.runner import Runner, RunningCommand
 from hpccluster.backend.template import TemplateContext, load_template, render_template
 from hpccluster.errors import BackendError, BackendUnavailable, CommandFailed, SubmitRefused
 from hpccluster.ids import JobId, JobName
-from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster.job import JobSpec, JobState, JobStatus
+from hpccluster_ssh import refusals
 from hpccluster_ssh.options import HostOptions, SSHOptions, python_of, worker_arguments_on
 from hpccluster_ssh.placing import SETTLED, Place, Places
 
@@ -43,16 +44,21 @@ CANCEL_TIME = GRACE + 3.0
 """Seconds that `cancel` waits for the end of jobs."""
 EXIT_NO_HEAD = 75
 """Of workers that did not reach the head."""
+_BEGINNING = 4096
+"""Bytes of a job's output to keep: enough for why it could not begin."""
 SILENCE = 5
 """Signs of life that may be missing before a job ends by itself."""
 
 _ID = re.compile(r"ssh-[1-9][0-9]*")
+_NO_PLACE = "hpccluster: no place for the files of the job"
+_EXIT_NO_PLACE = 73
 _ACCEPT = (
-    'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/hpccluster-XXXXXXXXXX") || exit 73; '
+    f"umask 077; n='{_NO_PLACE}'; "
+    'd=$(mktemp -d "${TMPDIR:-/tmp}/hpccluster-XXXXXXXXXX") || { echo "$n"; exit 73; }; '
     "t=; if command -v timeout >/dev/null; then t='timeout 60'; fi; "
-    '$t dd bs=1 count="$1" of="$d/job.sh" 2>/dev/null; $t dd bs=1 count="$2" of="$d/worker.json" 2>/dev/null; '
+    'e=$($t dd bs=1 count="$1" of="$d/job.sh" 2>&1; $t dd bs=1 count="$2" of="$d/worker.json" 2>&1); '
     'if [ "$(wc -c <"$d/job.sh")" -ne "$1" ] || [ "$(wc -c <"$d/worker.json")" -ne "$2" ]; '
-    'then rm -rf "$d"; exit 74; fi; '
+    'then rm -rf "$d"; echo "$e"; echo "$n"; exit 73; fi; '
     'shift 2; kill -s 0 -- "-$$" 2>/dev/null || set -- setsid "$@"; exec "$@" "$d/job.sh" "$d"'
 )
 """Takes script and credential, of so many bytes, from standard input into a private directory, and becomes the script, as
@@ -69,10 +75,8 @@ class SSHContext(TemplateContext):
     """Seconds without a sign of life after which the job ends by itself."""
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    id: JobId
-    name: JobName
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Job(OwnJob):
     place: Place
     log: int
     """Descriptor of the file for its output."""
@@ -80,29 +84,25 @@ class _Job:
     life: asyncio.Task[None] = field(init=False)
     command: RunningCommand | None = None
     """Once its session has begun."""
-    why: JobState | None = None
-    """CANCELLED or TIMEOUT, when it was we who ended it."""
+    said: bytearray = field(default_factory=bytearray)
+    """The beginning of its output."""
     code: int | None = None
     error: BackendError | None = None
     """Why it could not be started, or that the connection was lost."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class SSHBackend(Backend):
+class SSHBackend(OwnJobsBackend[_Job]):
     """Jobs are sessions on hosts. ``make_runner``: the one that the options name, if it is not given."""
 
     credential_way: CredentialWay = "stdin"
     places_jobs = True
-    poll_interval = 0.5
 
     def __init__(self, options: SSHOptions, make_runner: RunnerFactory | None = None) -> None:
+        super().__init__("ssh", cancel_time=CANCEL_TIME)
         self.options = options
         self.places = Places(options.host_options())
         self._make_runner = make_runner
         self._runners: dict[int, Runner] = {}
-        self._jobs: dict[JobId, _Job] = {}
-        self._count = 0
 
     @property
     def towards(self) -> tuple[str, ...]:
@@ -154,13 +154,10 @@ class SSHBackend(Backend):
         except BaseException:
             self.places.leave(place)
             raise
-        self._count += 1
-        job = _Job(JobId(f"ssh-{self._count}"), spec.name, place, log, loop.time())
-        self._jobs[job.id] = job
+        job = _Job(id=self._next_id(), name=spec.name, place=place, log=log, begun=loop.time())
         job.life = loop.create_task(self._live(job, script, credential or b""), name=job.id)
         job.life.add_done_callback(functools.partial(self._over, job))
-        if spec.walltime is not None:
-            job.timers.append(loop.call_later(spec.walltime, self._end, job, JobState.TIMEOUT))
+        self._keep(job, spec.walltime)
         return job.id
 
     async def route(self, job: JobName, host: str, port: int) -> tuple[str, int]:
@@ -185,6 +182,8 @@ class SSHBackend(Backend):
                 line.cancel()
                 command.close()
                 await asyncio.wait([line])
+            if job.code == _EXIT_NO_PLACE and _NO_PLACE in (said := job.said.decode(errors="replace")):
+                job.error = refusals.no_place(job.place.name, said.replace(_NO_PLACE, ""))
         except BackendError as error:
             job.error = error if job.command is None else self._lost(job, error)
             _write(job, f"hpccluster: {error}\n".encode())
@@ -216,8 +215,6 @@ class SSHBackend(Backend):
         if not life.cancelled() and (bug := life.exception()) is not None:
             _log.error("job %s", job.id, exc_info=bug)
             job.error = BackendError(f"it could not be watched: {bug!r}")
-        for timer in job.timers:
-            timer.cancel()
         os.close(job.log)
         now = asyncio.get_running_loop().time()
         lived = 0.0 if job.command is None else now - job.begun
@@ -226,13 +223,9 @@ class SSHBackend(Backend):
         elif lived >= SETTLED:
             job.place.was_of_use()
         self.places.leave(job.place)
-        job.ended.set()
+        job.over()
 
-    def _end(self, job: _Job, why: JobState) -> None:
-        """Ask the job to end. Does nothing for one that has ended or was asked before."""
-        if job.ended.is_set() or job.why is not None:
-            return
-        job.why = why
+    def _stop(self, job: _Job) -> None:
         if job.command is None:
             job.life.cancel()
         else:
@@ -240,28 +233,21 @@ class SSHBackend(Backend):
 
     # -------------------------------------------------------------------------------------------------------- questions
 
-    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
-        return {job: self._status(job) for job in ids}
-
-    def _status(self, job_id: JobId) -> JobStatus:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return JobStatus(id=job_id, state=JobState.ABSENT)
+    def _status(self, job: _Job) -> JobStatus:
         status = JobStatus(
-            id=job_id,
+            id=job.id,
             state=JobState.RUNNING,
             name=job.name,
             raw_state="running",
             node=job.place.name,
             workers=job.place.host.processes or self.options.processes or 1,
+            python=python_of(self.options.on(job.place.host))[0],
         )
         if not job.ended.is_set():
             if job.command is None:
                 return replace(status, state=JobState.PENDING, raw_state="connecting", reason="connecting")
             return status
-        if job.why is not None:
-            return replace(status, state=job.why, raw_state="ended by us")
-        if job.error is not None:
+        if job.why is None and job.error is not None:
             problem = str(job.error)
             return replace(
                 status,
@@ -271,15 +257,7 @@ class SSHBackend(Backend):
                 code=job.error.code,
                 problem=problem,
             )
-        code = job.code or 0
-        return replace(
-            status,
-            state=JobState.COMPLETED if code == 0 else JobState.FAILED,
-            raw_state=f"ended with {code}",
-            reason=f"ended by signal {-code}" if code < 0 else "",
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-        )
+        return job.verdict(status, job.code)
 
     def explain(self, status: JobStatus) -> str:
         if status.exit_code == EXIT_NO_HEAD:
@@ -290,32 +268,6 @@ class SSHBackend(Backend):
 
     def forgive(self) -> None:
         self.places.forgive()
-
-    async def find(self, names: Collection[JobName]) -> dict[JobName, JobId]:
-        wanted = set(names)
-        return {job.name: job.id for job in self._jobs.values() if job.name in wanted and not job.ended.is_set()}
-
-    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
-        for job_id in ids:
-            if _ID.fullmatch(job_id) is None:
-                raise ValueError(f"not the id of a job of the SSH backend: {job_id!r}")
-        jobs = [job for job_id in ids if (job := self._jobs.get(job_id)) is not None]
-        for job in jobs:
-            self._end(job, JobState.CANCELLED)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_TIME):
-                for job in jobs:
-                    await job.ended.wait()
-        unconfirmed = frozenset(job.id for job in jobs if not job.ended.is_set())
-        return CancelReport(gone=frozenset(ids) - unconfirmed, unconfirmed=unconfirmed)
-
-    async def logs(self, job: JobId, log_path: str, tail: int | None = None) -> str:
-        if not log_path:
-            return ""
-        try:
-            return await asyncio.to_thread(read_tail, log_path, tail)
-        except FileNotFoundError:
-            return ""
 
     async def close(self) -> None:
         # A connection is what keeps its jobs alive: those of hosts that have jobs stay.
@@ -354,6 +306,7 @@ def _open_log(path: str) -> int:
 
 def _write(job: _Job, data: bytes) -> None:
     """Output that cannot be written (a full disk) is lost: no reason to end the job."""
+    job.said += data[: _BEGINNING - len(job.said)]
     if not job.ended.is_set():  # else its file is closed
         with contextlib.suppress(OSError):
             os.write(job.log, data)

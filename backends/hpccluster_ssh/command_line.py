@@ -36,7 +36,8 @@ def remote_command(argv: Sequence[str], changes: Mapping[str, str | None], *, to
     script += [
         f'{there} || {{ echo "{token} {MISSING} $PATH"; exit 127; }}',
         # where nobody listens any more, nothing is run; `read` takes no byte more than the line
-        f'echo "{token} $$" && read -r hpccluster_go || exit 1',
+        f'echo "{token} $$" || exit 1',
+        'read -r hpccluster_go || { echo "hpccluster: standard input is closed here" >&2; exit 1; }',
         f"exec {shlex.join(argv)}",
     ]
     text = "\n".join(script)

@@ -17,6 +17,7 @@ KNOWN_HOSTS_FILES = (
     "/etc/ssh/ssh_known_hosts",
     "/etc/ssh/ssh_known_hosts2",
 )
+REFUSED = "(refused)"
 MAX_JUMPS = 8
 """As many hosts on the way as OpenSSH allows."""
 
@@ -33,13 +34,17 @@ class Hop:
     host_key_alias: str | None = None
     known_hosts: tuple[Path, ...] = ()
     identity_files: tuple[Path, ...] = ()
+    identities_named: bool = False
+    """Somebody has named them: one that is not there is worth a word."""
     identities_only: bool = False
     agent: str = ""
     """Path of the agent's socket; empty: none."""
     jumps: tuple[RemoteTarget, ...] = ()
     """The hosts on the way, the first one first."""
     proxy_command: str | None = None
-    """A local command that makes the connection, where the library does not find it in the configuration by itself."""
+    """A local command that makes the connection."""
+    takes_certificates: bool = True
+    """The library looks at who has signed the host's key."""
 
     @property
     def name(self) -> str:
@@ -60,12 +65,27 @@ class Attempts:
 
     keys: list[str] = field(default_factory=list)
     """``/home/ana/.ssh/id_ed25519 (refused)``"""
+    waiting: list[str] = field(default_factory=list)
+    """Keys that it did not come to."""
+    offered: list[str] = field(default_factory=list)
+    """Other ways to log in that the host would take."""
     agent: str = ""
     """Why it gave no keys, if it gave none."""
 
+    @property
+    def refused(self) -> bool:
+        """The host has seen a key of ours."""
+        return any(key.endswith(REFUSED) for key in self.keys)
+
+    def refuse(self, name: str) -> None:
+        """The host was shown the next key, and did not take it."""
+        self.waiting.remove(name)
+        self.keys.append(f"{name} {REFUSED}")
+
     def lines(self) -> list[str]:
         """One a key."""
-        return [*self.keys, *([self.agent] if self.agent else [])] or ["no keys"]
+        waiting = [f"{name} (not tried)" for name in self.waiting]
+        return [*self.keys, *waiting, *([self.agent] if self.agent else [])] or ["no keys"]
 
 
 def agent_path(configured: str | None) -> str:
@@ -77,6 +97,11 @@ def agent_path(configured: str | None) -> str:
     if configured.startswith("$"):
         return os.environ.get(configured[1:].strip("{}"), "")
     return str(Path(configured).expanduser())
+
+
+def agent_time(target: RemoteTarget) -> float:
+    """Seconds for an agent to tell its keys: there must be time left for the host."""
+    return min(5.0, target.connect_timeout / 2)
 
 
 def agent_state(path: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
+import select
 import socket
 import threading
 import time
@@ -34,8 +36,8 @@ SIGNATURES = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")}
 """The algorithms by which a host proves that it has a key of that type, where they are not named as the type is."""
 LOG = "hpccluster.paramiko"
 """What paramiko has to say goes to this logger: everything that matters comes as an error, too."""
-# without a handler, the standard library would print it
-logging.getLogger(LOG).addHandler(logging.NullHandler())
+# by itself it tells of each host that cannot be reached with a traceback
+logging.getLogger(LOG).setLevel(logging.CRITICAL)
 
 Answer = TypeVar("Answer")
 
@@ -337,6 +339,8 @@ async def _connect(target: RemoteTarget, link: ParamikoLink, depth: int = 0) -> 
         raise refusals.no_answer(hop, via) from None
     except paramiko.ChannelException as error:
         raise refusals.unreachable(hop, error.text, via) from None
+    except paramiko.ProxyCommandFailure as error:
+        raise refusals.unreachable(hop, error.error, via) from None
     except (paramiko.SSHException, EOFError) as error:
         raise refusals.unreachable(hop, str(error) or "the server closed the connection", via) from None
     except OSError as error:
@@ -359,21 +363,52 @@ def _log_in(hop: Hop, link: ParamikoLink) -> None:
     attempts = Attempts()
     said = "Permission denied"
     with find_keys(hop, attempts) as keys:
+        attempts.waiting = [name for name, _ in keys]
         for name, private in keys:
             try:
                 more = transport.auth_publickey(hop.user, private)
             except paramiko.BadAuthenticationType as error:
-                said = f"Permission denied ({', '.join(error.allowed_types)} only)"
+                said, attempts.offered = "Permission denied", list(error.allowed_types)
+                break
             except paramiko.AuthenticationException as error:
                 said = str(error)
             else:
                 if not more:
                     return
                 said = f"also needs {' or '.join(more)}"
-            attempts.keys.append(f"{name} (refused)")
+            attempts.refuse(name)
             if not transport.is_active():
+                said = "it has closed the connection" if attempts.waiting else said
                 break
     raise refusals.not_logged_in(hop, said, attempts)
+
+
+class _ProxyCommand(paramiko.ProxyCommand):
+    """A command as the way to a host. paramiko's own goes on reading, without a pause, when the command has ended."""
+
+    def recv(self, size: int) -> bytes:
+        assert self.process.stdout is not None
+        output = self.process.stdout.fileno()
+        if not select.select([output], [], [], self.timeout)[0]:
+            raise TimeoutError
+        if data := os.read(output, size):
+            return data
+        raise self._failed()
+
+    def send(self, content: Any) -> int:
+        try:
+            return super().send(content)
+        except paramiko.ProxyCommandFailure:
+            raise self._failed() from None
+
+    def close(self) -> None:
+        self.process.terminate()
+
+    def _failed(self) -> paramiko.ProxyCommandFailure:
+        assert self.process.stderr is not None
+        os.set_blocking(self.process.stderr.fileno(), False)  # what it has started may hold it open
+        said = self.process.stderr.read() or b""
+        return paramiko.ProxyCommandFailure(self.cmd[0], said.decode(errors="replace").strip() or "it has ended")
 
 
 def _socket(hop: Hop, link: ParamikoLink) -> Any:
@@ -382,5 +417,5 @@ def _socket(hop: Hop, link: ParamikoLink) -> Any:
     if link.transports:
         return link.transports[-1].open_channel("direct-tcpip", (hop.host, hop.port), ("127.0.0.1", 0), timeout=seconds)
     if hop.proxy_command:
-        return paramiko.ProxyCommand(hop.proxy_command)
+        return _ProxyCommand(hop.proxy_command)
     return socket.create_connection((hop.host, hop.port), timeout=seconds)

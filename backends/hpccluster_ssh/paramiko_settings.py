@@ -7,6 +7,8 @@ import binascii
 import contextlib
 import getpass
 import io
+import os
+import re
 import shlex
 import socket
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from hpccluster_ssh.hop import (
     Hop,
     agent_path,
     agent_state,
+    agent_time,
     known_hosts_files,
     parse_jumps,
 )
@@ -31,8 +34,10 @@ from hpccluster_ssh.known_hosts import DEFAULT_PORT
 MAX_INCLUDES = 16
 """How deep files may include one another, as in OpenSSH."""
 _LISTS = ("userknownhostsfile", "globalknownhostsfile")
-AGENT_TIME = 5.0
-"""Seconds for an agent to answer; one that asks its user is not for us."""
+_WITH_VARIABLES = ("identityfile", "identityagent", "userknownhostsfile")
+_LINE = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.*?)\s*")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_CANONICALIZE = re.compile(r"\s*CanonicalizeHostname\b", re.IGNORECASE)
 
 
 def resolve(target: RemoteTarget) -> Hop:
@@ -44,7 +49,7 @@ def resolve(target: RemoteTarget) -> Hop:
         return Hop(
             target=target,
             host=str(said["hostname"]),
-            port=target.port or int(said.get("port", DEFAULT_PORT)),
+            port=target.port or _port(said),
             user=target.user or said.get("user") or getpass.getuser(),
             host_key_alias=said.get("hostkeyalias"),
             known_hosts=known_hosts_files(
@@ -55,10 +60,12 @@ def resolve(target: RemoteTarget) -> Hop:
                 for file in target.identity_files or _identities(said) or IDENTITY_FILES
                 if file != "none"
             ),
+            identities_named=bool(target.identity_files or _identities(said)),
             identities_only=said.get("identitiesonly", "no").lower() in ("yes", "true"),
             agent=agent_path(said.get("identityagent")),
             jumps=jumps,
             proxy_command=None if jumps or jump == "none" else said.get("proxycommand"),
+            takes_certificates=False,
         )
     except (paramiko.SSHException, ValueError, OSError, KeyError) as error:
         raise refusals.unusable(target.name, str(error)) from None
@@ -67,10 +74,16 @@ def resolve(target: RemoteTarget) -> Hop:
 def _configuration(target: RemoteTarget) -> paramiko.SSHConfigDict:
     file = Path(target.config_file or "~/.ssh/config").expanduser()
     wanted = target.config_file is not None or file.exists()
-    text = "".join(_lines(file, "Host *", 0)) if wanted else ""
+    lines = list(_lines(file, "Host *", 0)) if wanted else []
+    # what HostName says is the name to make canonical, which paramiko forgets
+    said = _look_up([line for line in lines if not _CANONICALIZE.match(line)], target.host)
+    return _look_up(lines, target.host) if said["hostname"] == target.host else said
+
+
+def _look_up(lines: list[str], host: str) -> paramiko.SSHConfigDict:
     config = paramiko.SSHConfig()
-    config.parse(io.StringIO(text))
-    return config.lookup(target.host)
+    config.parse(io.StringIO("".join(lines)))
+    return config.lookup(host)
 
 
 def _lines(file: Path, block: str, depth: int) -> Iterator[str]:
@@ -81,20 +94,32 @@ def _lines(file: Path, block: str, depth: int) -> Iterator[str]:
     if depth > MAX_INCLUDES:
         raise ValueError(f"{file}: included too deep")
     for line in file.read_text().splitlines():
-        word, _, rest = line.strip().replace("=", " ", 1).partition(" ")
-        if word.lower() in ("host", "match"):
+        found = _LINE.fullmatch(line)
+        word, rest = (found[1].lower(), found[2]) if found is not None else ("", "")
+        if word in ("host", "match"):
             block = line
-        if word.lower() == "include":
-            for pattern in rest.split():
-                path = Path(pattern.strip('"')).expanduser()
+        if word in _WITH_VARIABLES:
+            rest = _VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), rest)
+        if word == "include":
+            for pattern in shlex.split(rest):
+                path = Path(pattern).expanduser()
                 path = path if path.is_absolute() else Path("~/.ssh").expanduser() / path
                 for included in sorted(path.parent.glob(path.name)):
                     yield from _lines(included, block, depth + 1)
                     yield f"{block}\n"
-        elif word.lower() in _LISTS:
-            yield f'{word} "{rest.strip()}"\n'  # paramiko drops the outer quotes, and names of files may need theirs
+        elif word in _LISTS:
+            yield f'{word} "{rest}"\n'  # paramiko drops the outer quotes, and names of files may need theirs
+        elif word in _WITH_VARIABLES:
+            yield f"{word} {rest}\n"
         else:
             yield f"{line}\n"
+
+
+def _port(said: paramiko.SSHConfigDict) -> int:
+    port = str(said.get("port", DEFAULT_PORT))
+    if not (port.isascii() and port.isdigit()):
+        raise ValueError(f"Port {port}: not a number")
+    return int(port)
 
 
 def _words(said: paramiko.SSHConfigDict, key: str) -> list[str] | None:
@@ -113,11 +138,11 @@ def _identities(said: paramiko.SSHConfigDict) -> list[str]:
 class _Agent(AgentSSH):
     """The agent at a socket of that path; paramiko's own knows only the environment's."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, seconds: float) -> None:
         super().__init__()
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.settimeout(AGENT_TIME)
+            connection.settimeout(seconds)
             connection.connect(path)
             self._connect(connection)  # type: ignore[attr-defined]
         except BaseException:
@@ -136,19 +161,21 @@ def find_keys(hop: Hop, attempts: Attempts) -> Iterator[list[tuple[str, paramiko
         try:
             key = paramiko.PKey.from_path(path)
         except FileNotFoundError:
-            if hop.target.identity_files:
+            if hop.identities_named:
                 attempts.keys.append(f"{path} (there is no such file)")
         except (paramiko.PasswordRequiredException, TypeError):  # TypeError: cryptography's word for it
             attempts.keys.append(f"{path} (needs a passphrase)")
-        except (OSError, ValueError, paramiko.SSHException) as error:
+        except OSError as error:
             attempts.keys.append(f"{path} ({error})")
+        except (ValueError, paramiko.SSHException):
+            attempts.keys.append(f"{path} (no private key that paramiko can read)")
         else:
             found.setdefault(key.asbytes(), (str(path), key))
     with contextlib.ExitStack() as stack:
         try:
             if not hop.agent:
                 raise OSError
-            agent = _Agent(hop.agent)
+            agent = _Agent(hop.agent, agent_time(hop.target))
             stack.callback(agent.close)
         except (OSError, paramiko.SSHException):
             attempts.agent = agent_state(hop.agent)

@@ -14,6 +14,11 @@ from hpccluster.errors import BackendUnavailable, CommandFailed, Detail
 from hpccluster_ssh.hop import Attempts, Hop
 from hpccluster_ssh.known_hosts import DEFAULT_PORT, KnownHost, KnownKey, Verdict, fingerprint
 
+START_FILES = (
+    "its start files (~/.bashrc, /etc/profile, ...) must come to an end: where nobody sits at a terminal they may\n"
+    "neither wait, nor become another program (exec), nor throw their output away"
+)
+
 
 def _unavailable(what: str, code: str, fields: Sequence[tuple[str, str]], **details: Detail) -> BackendUnavailable:
     lines = [f"{what} ({code})"]
@@ -32,12 +37,11 @@ def host_key(hop: Hop, known: KnownHost, kind: str, data: bytes) -> BackendUnava
     if verdict is Verdict.REVOKED:
         return revoked(hop, lines, shown)
     if verdict is Verdict.CHANGED:
-        return changed(hop, lines, shown, details)
+        return changed(hop, lines, shown, details, _authority(hop, known))
     files = ", ".join(map(str, hop.known_hosts)) or "no file"
     port = "" if hop.port == DEFAULT_PORT else f"-p {hop.port} "
     fields = [shown, ("looked in", files)]
-    if known.authorities:
-        fields.append(("note", f"{known.authorities[0].where} trusts an authority, which has not signed this key"))
+    fields += _authority(hop, known)
     fields.append(("fix", "compare the fingerprint with the one that the host's administrators tell, then type"))
     if hop.jumps:
         fix = (
@@ -49,8 +53,22 @@ def host_key(hop: Hop, known: KnownHost, kind: str, data: bytes) -> BackendUnava
     return _unavailable(f"{hop.name}: its host key is not known", "HPC-SSH-HOSTKEY-UNKNOWN", fields, **details)
 
 
+def _authority(hop: Hop, known: KnownHost) -> list[tuple[str, str]]:
+    """Why an authority that is trusted does not help."""
+    if not known.authorities:
+        return []
+    where = known.authorities[0].where
+    if hop.takes_certificates:
+        return [("note", f"{where} trusts an authority, which has not signed this key")]
+    return [("note", f"{where} trusts an authority, but paramiko knows no certificates; runner='asyncssh' does")]
+
+
 def changed(
-    hop: Hop, lines: Sequence[KnownKey], shown: tuple[str, str], details: dict[str, Detail] | None = None
+    hop: Hop,
+    lines: Sequence[KnownKey],
+    shown: tuple[str, str],
+    details: dict[str, Detail],
+    notes: Sequence[tuple[str, str]] = (),
 ) -> BackendUnavailable:
     """The host has another key than the one that is known."""
     name = hop.host_key_alias or (hop.host if hop.port == DEFAULT_PORT else f"[{hop.host}]:{hop.port}")
@@ -58,6 +76,7 @@ def changed(
     fields = [
         shown,
         ("known is", expected),
+        *notes,
         ("meaning", "somebody may be in between, or the host was installed anew"),
         ("fix", "only if you know why it has changed, remove the old key and accept the new one:"),
         ("", f"ssh-keygen -f {shlex.quote(str(lines[0].file))} -R {shlex.quote(name)}"),
@@ -66,7 +85,7 @@ def changed(
         f"{hop.name}: its host key has changed",
         "HPC-SSH-HOSTKEY-CHANGED",
         fields,
-        **{"host": hop.name, "file": str(lines[0].file), "line": lines[0].line, **(details or {})},
+        **{"host": hop.name, "file": str(lines[0].file), "line": lines[0].line, **details},
     )
 
 
@@ -83,7 +102,12 @@ def revoked(hop: Hop, lines: Sequence[KnownKey], shown: tuple[str, str]) -> Back
 def not_logged_in(hop: Hop, said: str, attempts: Attempts) -> BackendUnavailable:
     """The host does not let us in."""
     fields = [("it said", said), ("tried", "\n".join(attempts.lines()))]
-    if any("passphrase" in key for key in attempts.keys):
+    if attempts.refused and attempts.waiting:
+        fix = "fewer keys than the host cares to see (MaxAuthTries): name the one to use (identity_file)"
+    elif attempts.waiting and attempts.offered:
+        fields.append(("it takes", f"no keys, but: {', '.join(attempts.offered)}"))
+        fix = "nobody is asked for a password here: the host must take a key of this user (PubkeyAuthentication)"
+    elif any("passphrase" in key for key in attempts.keys):
         fix = "put the key into an agent (ssh-add), or name one without a passphrase (identity_file)"
     else:
         fix = "name the key (identity_file) or the user, or add the public key to ~/.ssh/authorized_keys there"
@@ -104,8 +128,20 @@ def unreachable(hop: Hop, said: str | OSError, via: Hop | None = None) -> Backen
         number = 0 if isinstance(said, socket.gaierror) else said.errno or 0
         said = os.strerror(number) if number > 0 else said.strerror or str(said)
     way = f" (through {via.name})" if via is not None else ""
-    fields = [("ssh said", said), ("fix", f"check name, port and network; try: {_typed_line(hop)}")]
+    fields = [("ssh said", said)]
+    if hop.proxy_command:
+        fields.append(("it ran", f"ProxyCommand {hop.proxy_command}"))
+    fields += [("fix", f"check name, port and network; try: {_typed_line(hop)}")]
     return _unavailable(f"{hop.name}: cannot be reached{way}", "HPC-SSH-UNREACHABLE", fields, host=hop.name, said=said)
+
+
+def lost_at_once(host: str) -> BackendUnavailable:
+    """Each connection was lost as soon as it was made."""
+    fields = [
+        ("ssh said", "the connection was lost as soon as it was made, again and again"),
+        ("fix", f"the host's sshd may tell why in its log; try: ssh {shlex.quote(host)} true"),
+    ]
+    return _unavailable(f"{host}: cannot be reached", "HPC-SSH-UNREACHABLE", fields, host=host)
 
 
 def no_answer(hop: Hop, via: Hop | None = None) -> BackendUnavailable:
@@ -130,18 +166,42 @@ def no_shell(host: str, said: str, code: int | None) -> BackendUnavailable:
     return _unavailable(f"{host}: the log-in shell runs no commands", "HPC-SSH-SHELL", fields, host=host)
 
 
+def no_answer_of_shell(host: str, what: str, heard: str, seconds: float) -> CommandFailed:
+    """The log-in worked, but the log-in shell did not come to our command in time."""
+    fields = [
+        ("it said", heard.strip() or "nothing"),
+        ("fix", f"{START_FILES}; try: ssh {shlex.quote(host)} true"),
+    ]
+    error = _unavailable(
+        f"{host}: the log-in shell did not start {what} within {seconds:g} s", "HPC-SSH-SHELL", fields
+    )
+    return CommandFailed(str(error), code=error.code, details={"command": what, "host": host})
+
+
+def no_place(host: str, said: str) -> BackendUnavailable:
+    """The host has no place for the few files of a job."""
+    fields = [
+        ("it said", said.strip().partition("\n")[0] or "nothing"),
+        (
+            "fix",
+            "the user needs a directory there with room in it: /tmp, or another one that $TMPDIR of the log-in names",
+        ),
+    ]
+    return _unavailable(f"{host}: no place for the files of a job", "HPC-SSH-DIRECTORY", fields, host=host, said=said)
+
+
 def no_sessions(host: str, said: str) -> BackendUnavailable:
     """The server opens no session at all."""
     fields = [("it said", said), ("fix", "the server must allow sessions (MaxSessions in sshd_config)")]
     return _unavailable(f"{host}: the server opens no session", "HPC-SSH-SHELL", fields, host=host)
 
 
-def no_tunnel(host: str, said: str) -> BackendUnavailable:
-    """The server forwards no port of its own to us."""
-    fields = [
-        ("it said", said),
-        ("fix", "the server must allow it (AllowTcpForwarding in sshd_config), or tunnel=False"),
-    ]
+def no_tunnel(host: str, said: str | None = None) -> BackendUnavailable:
+    """The server forwards no port of its own to us, or (None) this library cannot ask for it."""
+    if said is None:
+        fields = [("fix", "this runner forwards no ports: runner='asyncssh' does")]
+    else:
+        fields = [("it said", said), ("fix", "the server must allow it (AllowTcpForwarding in sshd_config)")]
     return _unavailable(f"{host}: no tunnel for its workers", "HPC-SSH-TUNNEL", fields, host=host)
 
 

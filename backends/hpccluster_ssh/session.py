@@ -74,7 +74,7 @@ class Link(ABC):
 
         ``name``: the host, for errors. Raises `BackendUnavailable`.
         """
-        raise refusals.no_tunnel(name, "this runner forwards no ports: use runner='asyncssh'")
+        raise refusals.no_tunnel(name)
 
     @abstractmethod
     async def close(self) -> None:
@@ -113,6 +113,11 @@ class Session(RunningCommand):
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody need ask
 
     # --------------------------------------------------------------------------------------------------- for who runs it
+
+    @property
+    def heard(self) -> str | None:
+        """What the log-in shell has said, as long as it has not come to our command; None: it has."""
+        return None if self.begun.done() else (self._greeting + self._complaint).decode(errors="replace")
 
     async def write(self, data: bytes) -> None:
         assert self.pipe is not None
@@ -175,8 +180,7 @@ class Session(RunningCommand):
             if self._code is None:
                 self._refuse(refusals.lost(self.host, self.what, said))
             else:
-                heard = (self._greeting + self._complaint).decode(errors="replace")
-                self._refuse(refusals.no_shell(self.host, heard, self._code))
+                self._refuse(refusals.no_shell(self.host, self.heard or "", self._code))
         if self._code is None and not self.ended.done():
             self.ended.set_exception(refusals.lost(self.host, self.what, said or "it was closed"))
         self._end()

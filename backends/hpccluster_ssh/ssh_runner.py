@@ -81,6 +81,8 @@ class SshRunner(Runner):
                 code = await session.wait()
         except TimeoutError:
             await self._kill(session)
+            if session.heard is not None:
+                raise refusals.no_answer_of_shell(self.target.name, session.command, session.heard, timeout) from None
             raise CommandFailed(
                 f"{self.target.name}: {argv[0]} did not end within {timeout:g} s and was killed; "
                 "it may have done its work all the same",
@@ -116,11 +118,8 @@ class SshRunner(Runner):
                 session.pipe.abort()
             if not isinstance(error, TimeoutError):
                 raise
-            raise CommandFailed(
-                f"{self.target.name}: {argv[0]} was not started within {START_TIME:g} s",
-                code="HPC-COMMAND-TIMEOUT",
-                details={"command": argv[0], "host": self.target.name},
-            ) from None
+            heard = session.heard or ""
+            raise refusals.no_answer_of_shell(self.target.name, session.command, heard, START_TIME) from None
 
     async def forward(self, host: str, port: int) -> int:
         return await self._tunnel((host, port), to_us=True)
@@ -200,7 +199,8 @@ class SshRunner(Runner):
 
     async def _ready(self) -> Link:
         """A connection with room for one more session."""
-        while True:
+        losses = 0
+        while losses < MAX_LOSSES:
             for link in self._links:
                 if link.sessions < link.room:
                     return link
@@ -210,7 +210,8 @@ class SshRunner(Runner):
             await asyncio.wait([connecting])  # who is cancelled leaves it to the others
             if connecting.cancelled():
                 raise BackendUnavailable(f"{self.target.name}: the runner was closed", code="HPC-SSH-UNREACHABLE")
-            connecting.result()
+            losses += connecting.result().is_lost
+        raise refusals.lost_at_once(self.target.name)
 
     async def _connect(self) -> Link:
         try:

@@ -69,6 +69,9 @@ class Backend(ABC):
     poll_interval: float = 5.0
     """Seconds between polls while something can change: what this system and its admins can bear."""
 
+    poll_slowest: float = 30.0
+    """The same while nothing has changed for a while."""
+
     @property
     def towards(self) -> Sequence[str]:
         """Hosts on which its jobs run, where they are known before: the head listens on the address on the way there."""

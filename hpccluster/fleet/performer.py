@@ -125,7 +125,7 @@ class Performer:
             log=failed.log,
             log_error=failed.log_error,
             log_path=self.log_path(failed.name),
-            python=spec.command[0] if spec is not None and spec.command else "",
+            python=failed.status.python or (spec.command[0] if spec is not None and spec.command else ""),
             meaning=explain(self._backend, failed.status),
         )
 

@@ -102,7 +102,7 @@ class Fleet:
             pace=Pace(
                 first=settings.poll_first,
                 interval=backend.poll_interval if settings.poll_interval is None else settings.poll_interval,
-                slowest=settings.poll_slowest,
+                slowest=backend.poll_slowest if settings.poll_slowest is None else settings.poll_slowest,
                 rare=settings.poll_rare,
             ),
             watch=lambda: self._state.watch(clock()),

@@ -22,8 +22,8 @@ class FleetSettings:
     """From an event to the first poll; polls get rarer from there."""
     poll_interval: float | None = None
     """Between polls while something can change; None takes the backend's."""
-    poll_slowest: float = 30.0
-    """Between polls when nothing has changed for long, or the batch system does not answer."""
+    poll_slowest: float | None = None
+    """Between polls when nothing has changed for long, or the batch system does not answer; None takes the backend's."""
     poll_rare: float = 300.0
     """Between polls while nothing can change."""
     command_timeout: float = 60.0

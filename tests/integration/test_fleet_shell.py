@@ -160,6 +160,9 @@ def test_one_bad_host_is_told_and_the_others_go_on() -> None:
             await world.fleet.wait_for_workers(2, timeout=60)
             assert [notice for notice in world.notices if "HPC-JOB-PYTHON-MISSING" in notice[1]]
             assert not [notice for notice in world.notices if "PAUSED" in notice[1]]
+            assert world.said("jobs are held back") == [
+                "jobs are held back: no host for one more job: 2 of 3 hosts are in use (HPC-SUBMIT-FULL)"
+            ], "the bad host has been told of by its own notice"
             with pytest.raises(SubmitRefused, match="n3: python not found"):
                 await world.fleet.wait_for_workers(3)
             assert "1 held back" in str(world.fleet.current_plan())
@@ -230,6 +233,29 @@ def test_a_job_that_dies_early_is_diagnosed_for_whoever_waits() -> None:
             assert "'/opt/conda/bin/python'" in str(caught.value)
             assert ("error", str(caught.value)) in world.notices
             await world.fleet.wait_for_workers(4, timeout=600)  # its replacement is fine
+
+    check(story())
+
+
+def test_a_death_after_a_long_quiet_time_is_seen_as_soon_as_the_backend_can_bear() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH, poll_slowest=5.0) as world:
+            world.backend.fates = [replace(DIES, ends_after=120.5)]
+            await world.fleet.scale(jobs=1)
+            with pytest.raises(JobDied):
+                await world.fleet.wait_for_workers(1, timeout=130)
+
+    check(story())
+
+
+def test_the_interpreter_is_the_one_that_the_backend_tells() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH) as world:
+            world.backend.python = "/opt/n3/bin/python"
+            world.backend.fates = [DIES]
+            await world.fleet.scale(jobs=1)
+            with pytest.raises(JobDied, match="the job ran '/opt/n3/bin/python'"):
+                await world.fleet.wait_for_workers(1, timeout=60)
 
     check(story())
 

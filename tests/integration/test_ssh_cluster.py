@@ -266,8 +266,34 @@ def test_bad_hosts_are_told_and_the_good_ones_work(
         with pytest.raises(SubmitRefused) as caught:
             cluster.wait_for_workers(2, timeout=30)
         assert all(ssh_hosts.address(name) in str(caught.value) for name in ("host2", "host3", "jump"))
+        for cause in ("its host key is not known", "cannot be reached"):
+            assert notices(caplog).count(cause) == 1, "told once"
         assert "the job ran '/nowhere/bin/python'" in notices(caplog)
         assert client.submit(where, 0).result() == "host1"
+
+
+def test_what_a_host_lacks_is_told_with_its_fix(ssh_hosts: PrivateHosts, start: Start) -> None:
+    def why(*hosts: str | dict[str, Any], **keywords: Any) -> JobDied:
+        with pytest.raises(JobDied) as caught:
+            start(*hosts, **keywords)
+        return caught.value
+
+    for runner in ("asyncssh", "paramiko"):
+        ssh_hosts.run("host1", ["sh", "-c", "mount -o remount,size=64k /tmp; head -c 99999 /dev/zero >/tmp/full"])
+        try:
+            error = why("host1", runner=runner)
+        finally:
+            ssh_hosts.run("host1", ["sh", "-c", "rm /tmp/full; mount -o remount,size=50% /tmp"])
+        assert error.code == "HPC-SSH-DIRECTORY"
+        assert "No space left on device" in str(error)
+        error = why({"host": "host1", "python": "/usr/bin/env"}, runner=runner)
+        assert "/usr/bin/env" in str(error)
+        assert ssh_hosts.python not in str(error), "its own interpreter, not that of the others"
+    assert why({"host": "host1", "user": "enclosed", "tunnel": True}).code == "HPC-SSH-TUNNEL"
+    error = why({"host": "host1", "tunnel": True}, runner="paramiko")
+    assert error.code == "HPC-SSH-TUNNEL"
+    assert "runner='asyncssh'" in str(error)
+    wait_until_clean(ssh_hosts, "host1")
 
 
 def test_a_host_that_was_mended_is_used_when_it_is_asked_for(ssh_hosts: PrivateHosts, start: Start) -> None:

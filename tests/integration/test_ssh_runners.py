@@ -13,8 +13,11 @@ import uvloop
 from hpccluster.backend.registry import get_runner
 from hpccluster.backend.remote import RemoteTarget
 from hpccluster.backend.runner import LocalRunner, Runner
-from hpccluster.errors import CommandFailed
+from hpccluster.errors import BackendUnavailable, CommandFailed
 from hpccluster.testing.runner_contract import RunnerContract
+from hpccluster_ssh import ssh_runner
+from hpccluster_ssh.hop import Hop
+from hpccluster_ssh.session import Link, LinkLost, Pipe, Session
 from hpccluster_ssh.ssh_runner import SshRunner
 from support.deadline import wait_until
 from support.private_sshd import PrivateHosts
@@ -120,6 +123,57 @@ def test_server_that_allows_few_commands_at_once(kind: str, ssh_hosts: PrivateHo
         assert [int(result.stdout) for result in many] == list(range(15))
 
     run_with(make(kind, ssh_hosts, user="narrow"), scenario)
+
+
+def test_log_in_shell_that_never_comes_to_the_command(
+    kind: str, ssh_hosts: PrivateHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_runner, "START_TIME", 1.0)
+
+    async def scenario(runner: SshRunner) -> None:
+        for work in (runner.run(("true",), timeout=1.0), runner.start(("true",), output=lambda _: None)):
+            with pytest.raises(CommandFailed, match="the log-in shell did not start true within 1 s") as caught:
+                await work
+            assert caught.value.code == "HPC-COMMAND-TIMEOUT"
+            assert "Please wait." in str(caught.value)
+            assert "start files" in str(caught.value)
+
+    run_with(make(kind, ssh_hosts, user="stuck"), scenario)
+    wait_until(lambda: not commands(ssh_hosts, "host1", "cat"), "the shell has ended")
+
+
+class _Lost(Link):
+    """A connection that the host closes as soon as it is made."""
+
+    async def open(self, command: str, session: Session) -> Pipe:
+        raise LinkLost
+
+    async def close(self) -> None:
+        pass
+
+
+class _LosingRunner(SshRunner):
+    made = 0
+
+    async def connect(self, lost: Callable[[Link], None]) -> Link:
+        self.made += 1
+        link = _Lost(lost)
+        link.set_lost()
+        return link
+
+    def resolve(self, target: RemoteTarget) -> Hop:
+        raise AssertionError("not asked for")
+
+
+def test_connections_that_are_lost_at_once_are_not_made_for_ever() -> None:
+    async def scenario(runner: SshRunner) -> None:
+        with pytest.raises(BackendUnavailable, match="lost as soon as it was made") as caught:
+            await runner.run(("true",))
+        assert caught.value.code == "HPC-SSH-UNREACHABLE"
+
+    runner = _LosingRunner(RemoteTarget(host="n1"))
+    run_with(runner, scenario)
+    assert runner.made == 3
 
 
 def test_host_that_is_cut_off_is_given_up_and_found_again(kind: str, ssh_hosts: PrivateHosts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,13 +154,19 @@ def test_host_key_that_an_authority_has_signed(client: Client) -> None:
     client.know(f"@cert-authority {host3} {client.hosts.public_key('authority')}")
     if client.kind == "asyncssh":
         assert client.log_in(host=host3) == "host3"
-        client.know(f"@cert-authority {host3} {client.hosts.public_key('host-other')}")
-        client.refused("HPC-SSH-HOSTKEY-UNKNOWN", host=host3)
+        client.know(f"@cert-authority * {client.hosts.public_key('host-other')}")
+        for host in (host3, client.address):  # one shows a certificate of somebody else, the other has none
+            message = client.refused("HPC-SSH-HOSTKEY-UNKNOWN", host=host)
+            assert "has not signed" in message
+            type_fix(message)
+            assert client.log_in(host=host), "its own key is known now"
         authority = client.hosts.public_key("authority")
         client.know(f"@cert-authority {host3} {authority}", f"@revoked * {authority}")
         client.refused("HPC-SSH-HOSTKEY-REVOKED", host=host3)
     else:
-        assert "authority" in client.refused("HPC-SSH-HOSTKEY-UNKNOWN", host=host3)
+        message = client.refused("HPC-SSH-HOSTKEY-UNKNOWN", host=host3)
+        assert "runner='asyncssh'" in message
+        assert "has not signed" not in message
     client.know_all()
     assert client.log_in(host=host3) == "host3"
 
@@ -220,8 +227,37 @@ def test_agent_and_which_of_its_keys_are_used(client: Client, full_agent: str) -
         client.configure("Host *", f"IdentityAgent {agent}", "IdentitiesOnly yes")
         client.refused("HPC-SSH-AUTH", identity_files=(str(stranger),))
     client.configure("Host *", f"IdentityAgent {full_agent}")
-    assert "(refused)" in client.refused("HPC-SSH-AUTH", identity_files=(str(stranger),))
+    message = client.refused("HPC-SSH-AUTH", identity_files=(str(stranger),))
+    assert f"{stranger} (refused)" in message
+    assert "agent: full-6 (not tried)" in message
+    assert "MaxAuthTries" in message
     assert client.log_in(identity_files=(str(identity),)) == "host1", "what is named is tried first"
+
+
+def test_agent_that_does_not_answer_costs_a_moment(client: Client) -> None:
+    client.know_all()
+    path = client.directory / "agent"
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path))
+        agent.listen()
+        client.configure("Host *", f"IdentityAgent {path}")
+        assert client.log_in(connect_timeout=4.0) == "host1"
+        stranger = (str(client.hosts.key("stranger")),)
+        message = client.refused("HPC-SSH-AUTH", connect_timeout=4.0, identity_files=stranger)
+    assert f"the agent {path} does not answer" in message
+
+
+def test_host_that_wants_a_password_says_so(client: Client) -> None:
+    client.know_all()
+    message = client.refused("HPC-SSH-AUTH", user="typist")
+    assert f"{client.hosts.key('id')} (not tried)" in message
+    assert "no keys, but: password" in message
+
+
+def test_key_that_the_configuration_names_and_that_is_not_there(client: Client) -> None:
+    client.know_all()
+    client.configure("Host *", "IdentityFile /no/key")
+    assert "/no/key (there is no such file)" in client.refused("HPC-SSH-AUTH", identity_files=())
 
 
 # ------------------------------------------------------------------------------------------------------- configuration file
@@ -246,16 +282,39 @@ def test_configuration_file(client: Client) -> None:
     assert client.log_in(host="far", **nothing) == "inner"
 
 
+def test_configuration_as_people_write_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.know_all()
+    monkeypatch.setenv("KEYS", str(client.hosts.key("id").parent))
+    more = client.directory / "more hosts"
+    more.write_text(f"Host\tshort\r\n\tHostName = {client.address}\r\n")
+    client.configure(
+        f'Include\t"{more}"',
+        "Host *",
+        "  IdentityFile ${KEYS}/id",
+        "  CanonicalizeHostname yes",
+        "  CanonicalDomains example.org",
+        "  StrictHostKeyChecking accept-new",
+        "  ControlMaster auto",
+        "  NoSuchOption yes",
+    )
+    assert client.log_in(host="short", identity_files=()) == "host1"
+
+
 def test_proxy_command(client: Client) -> None:
     client.know_all()
     ssh = f"ssh -F {client.hosts.config_file} -W %h:%p jump"
     client.configure("Host *", f"  ProxyCommand {ssh}")
     assert client.log_in(host=client.hosts.address("inner")) == "inner"
+    for command in ("/no/such/program %h", "sh -c 'echo no way >&2; exit 3'"):
+        client.configure("Host *", f"  ProxyCommand {command}")
+        message = client.refused("HPC-SSH-UNREACHABLE")
+        assert f"ProxyCommand {command.replace('%h', client.address)}" in message
+        assert "no answer within" not in message
 
 
 def test_configuration_that_cannot_be_used(client: Client) -> None:
     client.configure("Host *", "Port many")
-    client.refused("HPC-SSH-CONFIG")
+    assert "Port" in client.refused("HPC-SSH-CONFIG")
     client.refused("HPC-SSH-CONFIG", config_file="/no/such/config")
     client.configure(
         f"Host {client.address}", f"ProxyJump {client.hosts.address('host2')}", "Host *", f"ProxyJump {client.address}"

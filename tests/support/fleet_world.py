@@ -73,6 +73,8 @@ class MemoryBackend(Backend):
         self.credentials: list[bytes | None] = []
         self.submitting = 0
         self.most_submitting = 0
+        self.python = ""
+        """What it tells of each job's interpreter."""
         self.is_down = False
         """It answers every question with an error, at once."""
         self._thawed = asyncio.Event()
@@ -201,6 +203,7 @@ class MemoryBackend(Backend):
             return JobStatus(id=job, state=JobState.ABSENT)
         is_over = known.state.is_over and known.state is not JobState.CANCELLED
         return JobStatus(
+            python=self.python,
             id=job,
             state=known.state,
             name=known.spec.name,
@@ -273,12 +276,19 @@ class World:
     """A fleet, its batch system, its engine, and what people were told."""
 
     def __init__(
-        self, *, resources: JobResources | None = None, settings: FleetSettings | None = None, places_jobs: bool = False
+        self,
+        *,
+        resources: JobResources | None = None,
+        settings: FleetSettings | None = None,
+        places_jobs: bool = False,
+        poll_slowest: float | None = None,
     ) -> None:
         self.resources = resources or JobResources(cores=8, memory=32 * 10**9, processes=4)
         self.engine = MemoryEngine()
         self.backend = MemoryBackend(self.engine)
         self.backend.places_jobs = places_jobs
+        if poll_slowest is not None:
+            self.backend.poll_slowest = poll_slowest
         self.notices: list[tuple[str, str]] = []
         self.fleet = Fleet(
             backend=self.backend,

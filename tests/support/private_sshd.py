@@ -5,8 +5,9 @@
     inner                a host behind it (``ProxyJump jump`` in `config_file`)
 
 Users of each host: `user`, an ordinary one, and others with the same home: ``noisy``, whose shell prints a greeting whenever it
-starts; ``narrow``, who may run two commands at once on one connection; ``barred``, whose shell runs nothing. Each has the keys
-``id`` and ``agent`` authorized; ``stranger`` is a key that no host knows, ``locked`` is ``id`` under a passphrase. Host keys
+starts; ``stuck``, whose shell greets and goes no further; ``narrow``, who may run two commands at once on one connection;
+``enclosed``, who may forward no ports; ``barred``, whose shell runs nothing; ``typist``, who must type a password. Each other
+one has the keys ``id`` and ``agent`` authorized; ``stranger`` is a key that no host knows, ``locked`` is ``id`` under a passphrase. Host keys
 are all in `known_hosts`; that of ``host3`` is also signed by the key ``authority``.
 """
 
@@ -99,13 +100,21 @@ class PrivateHosts(PrivateNetwork):
         shells = {
             self.user: "/bin/sh",
             "noisy": f"{self.directory}/noisy-shell",
+            "stuck": f"{self.directory}/stuck-shell",
             "narrow": "/bin/sh",
+            "enclosed": "/bin/sh",
+            "typist": "/bin/sh",
             "barred": "/usr/sbin/nologin",
         }
         entries = [f"{name}:x:{ids}::{self.home}:{shell}" for name, shell in shells.items()]
-        noisy = self.directory / "noisy-shell"
-        noisy.write_text('#!/bin/sh\necho "Welcome to $(hostname)!"\necho "Mind the quota." >&2\nexec /bin/sh "$@"\n')
-        noisy.chmod(0o755)
+        shells_of_ours = {
+            "noisy": 'echo "Welcome to $(hostname)!"\necho "Mind the quota." >&2\nexec /bin/sh "$@"\n',
+            "stuck": 'echo "Please wait."\nexec cat >/dev/null\n',
+        }
+        for name, text in shells_of_ours.items():
+            path = self.directory / f"{name}-shell"
+            path.write_text(f"#!/bin/sh\n{text}")
+            path.chmod(0o755)
         write_accounts(self.directory / "files", entries)
 
     def _write_keys(self) -> None:
@@ -144,6 +153,8 @@ class PrivateHosts(PrivateNetwork):
         if "PerSourcePenalties" not in newer.stderr:
             settings.append("PerSourcePenalties no")
         settings += ["Match User narrow", "MaxSessions 2"]
+        settings += ["Match User enclosed", "AllowTcpForwarding no"]
+        settings += ["Match User typist", "PubkeyAuthentication no", "PasswordAuthentication yes"]
         config.write_text("\n".join(settings) + "\n")
         program = shutil.which("sshd", path=system_path())
         assert program is not None

@@ -281,7 +281,9 @@ class FleetState:
             return
         if message.limit:
             if self.brake.trouble is not Trouble.LIMIT:
-                self.book.report("warning", message.code, f"jobs are held back: {message.error}")
+                # where hosts are to blame, each of them has been told of by itself
+                why = message.error.partition("\n")[0] if self.policy.blames_hosts else message.error
+                self.book.report("warning", message.code, f"jobs are held back: {why}")
             self.brake.meet(Trouble.LIMIT, message.error, now)
         elif self._is_growing and self.limits is None:
             # Whoever asked for more is told by an exception. What exists stays, and nothing more is tried.

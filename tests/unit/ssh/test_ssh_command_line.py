@@ -59,7 +59,8 @@ def test_missing_commands_are_told_with_the_path(shell: str) -> None:
 
 def test_nothing_runs_that_is_not_told_to_go_on(tmp_path: Path) -> None:
     text = remote_command(("touch", f"{tmp_path}/file"), {}, token="T", merge=False)
-    assert run("sh", text, b"").returncode == 1
+    done = run("sh", text, b"")
+    assert (done.returncode, done.stderr) == (1, b"T\nhpccluster: standard input is closed here\n")
     assert run("sh", f"exec 1>&-; {text}").returncode == 1, "nobody listens"
     assert not list(tmp_path.iterdir())
 

@@ -68,10 +68,10 @@ class SSHCluster(ClusterManager):
     ) -> None:
         given = {key: value for key, value in locals().items() if key != "self"}
         ClusterManager.__init__(self, **given)
-        if self.plan:
-            try:
+        try:
+            if self.plan:
                 # workers that cannot reach the head look for it as long as a head may take to start, and then say why
                 self.wait_for_workers(1, timeout=start_timeout + LAST_WORDS_TIME)
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from hpccluster.comm import tcp
-from hpccluster.comm.address import Address, Scheme, candidate_hosts, is_wildcard
+from hpccluster.comm.address import Address, Scheme, candidate_hosts, is_wildcard, primary_address
 from hpccluster.comm.channel import Channel
 from hpccluster.comm.data import DataConnection
 from hpccluster.comm.tls import Security
@@ -105,8 +105,11 @@ class Listener:
         try:
             bound, self.port = sock.getsockname()[:2]
             scheme: Scheme = "tls" if self._rules.security else "tcp"
-            hosts = [contact_host] if contact_host else candidate_hosts() if is_wildcard(bound) else [bound]
-            self.addresses = tuple(str(Address(scheme, name, self.port)) for name in hosts)
+            hosts = candidate_hosts() if is_wildcard(bound) else [bound]
+            if contact_host:
+                # by our own address, too: whoever is near may not reach the one that is meant for others (a gateway's)
+                hosts = [contact_host, primary_address() if is_wildcard(bound) else bound]
+            self.addresses = tuple(str(Address(scheme, name, self.port)) for name in dict.fromkeys(hosts))
             self._server = await self._loop.create_server(self._arrive, sock=sock, backlog=tcp.BACKLOG)
         except BaseException:
             sock.close()
@@ -362,7 +365,7 @@ async def listen(
 
     Each peer that has proven its role and fits our version is shown to ``admit``, which welcomes it or says why not; its
     channel is then given to ``on_control`` (or ``on_data``), which must `Channel.start` it. ``contact_host`` is what
-    peers are told in place of ``host``. ``cluster`` is our id where there is no ``security`` to know it.
+    peers are told before ``host``. ``cluster`` is our id where there is no ``security`` to know it.
     """
     rules = _Rules(
         security=security,

@@ -436,8 +436,11 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_contact_addresses() -> None:
     async def check() -> None:
-        async with station(None, contact_host="login-2") as place:
-            assert place.listener.addresses == (f"tcp://login-2:{place.port}",)
+        async with station(None, cluster=CLUSTER, contact_host="login-2.invalid") as place:
+            assert place.listener.addresses == (f"tcp://login-2.invalid:{place.port}", f"tcp://127.0.0.1:{place.port}")
+            # who is near need not know the way that others have
+            hello = Hello(protocol=1, role=Role.CLIENT, cluster=CLUSTER)
+            await (await connect(place.listener.addresses, hello, None)).close()
 
     asyncio.run(check())
 

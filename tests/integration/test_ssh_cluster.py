@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from hpccluster import Client, SSHCluster
-from hpccluster.errors import HpcClusterError, JobDied, SubmitRefused
+from hpccluster.errors import HpcClusterError, JobDied, PeerLost, SubmitRefused
 from hpccluster.head.directory import read_record
 from support.deadline import wait_until
 from support.private_sshd import PrivateHosts
@@ -322,6 +322,19 @@ def test_no_usable_host_at_all_is_an_error_at_once(ssh_hosts: PrivateHosts, star
 
 
 # ------------------------------------------------------------------------------------------------------------------- faults
+
+
+def test_nothing_outlives_a_start_that_fails(
+    ssh_hosts: PrivateHosts, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(_: SSHCluster) -> int:
+        wait_until(lambda: our_processes(ssh_hosts, "host1"), "its job runs")
+        raise PeerLost("the head does not answer")
+
+    monkeypatch.setattr(SSHCluster, "plan", property(plan))
+    with pytest.raises(PeerLost):
+        start("host1")
+    wait_until_clean(ssh_hosts, "host1")
 
 
 def test_nothing_outlives_a_killed_head(ssh_hosts: PrivateHosts, start: Start) -> None:

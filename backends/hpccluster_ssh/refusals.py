@@ -172,9 +172,7 @@ def no_answer_of_shell(host: str, what: str, heard: str, seconds: float) -> Comm
         ("it said", heard.strip() or "nothing"),
         ("fix", f"{START_FILES}; try: ssh {shlex.quote(host)} true"),
     ]
-    error = _unavailable(
-        f"{host}: the log-in shell did not start {what} within {seconds:g} s", "HPC-SSH-SHELL", fields
-    )
+    error = _unavailable(f"{host}: the log-in shell did not start {what} within {seconds:g} s", "HPC-SSH-SHELL", fields)
     return CommandFailed(str(error), code=error.code, details={"command": what, "host": host})
 
 

@@ -134,7 +134,7 @@ def test_log_in_shell_that_never_comes_to_the_command(
         for work in (runner.run(("true",), timeout=1.0), runner.start(("true",), output=lambda _: None)):
             with pytest.raises(CommandFailed, match="the log-in shell did not start true within 1 s") as caught:
                 await work
-            assert caught.value.code == "HPC-COMMAND-TIMEOUT"
+            assert caught.value.code == "HPC-SSH-SHELL"
             assert "Please wait." in str(caught.value)
             assert "start files" in str(caught.value)
 

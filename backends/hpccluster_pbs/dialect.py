@@ -168,7 +168,7 @@ class PBSDialect(Dialect[PBSOptions]):
         raise ValueError(f"no job id in {result.stdout!r}")
 
     def submit_error(self, result: CommandResult, script: str, options: PBSOptions) -> BackendError:
-        return refusals.classify(result, script, options)
+        return refusals.classify(result, script, options, self.flavour)
 
     # ------------------------------------------------------------------------------------------------------------ poll
 

@@ -2,7 +2,7 @@
 
 The first question is not what is wrong but whether there is a job. Where the server was not reached, or its answer was lost,
 there may be one. Any other error is the server's answer or qsub's own check of its arguments: then there is none, whatever the
-words are (a site's hooks use words of their own). The exit code is the number of PBS's error modulo 256.
+words are (a site's hooks use words of their own). The exit code is the number of PBS's error modulo 256; Torque's are others.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import re
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.backend.refusal import Complaint, Refusal, SubmitCommand
 from hpccluster.errors import BackendError, BackendUnavailable
-from hpccluster_pbs.options import DIRECTIVES, PBSOptions, options_of
+from hpccluster_pbs.options import DIRECTIVES, Flavour, PBSOptions, options_of
 
 UNREACHABLE = re.compile(
     r"cannot connect|couldn't connect|could not connect|connection (?:refused|reset|timed out)|no route to host|"
     r"(?<!or )unknown host|timed? ?out|communication failure|end of file|premature end|protocol|background qsub|broken pipe|"
-    r"server (?:is )?(?:shutting down|too busy|currently too busy)|pbs_iff|munge|authenticat|errno=|try again|"
+    r"server (?:is )?(?:shutting down|too busy|currently too busy)|pbs_iff|munge|authenticat|(?:invalid|expired) credential|errno=|try again|"
     r"temporarily unavailable|system error|internal (?:server )?error|no permission to connect",
     re.IGNORECASE,
 )
@@ -100,22 +100,21 @@ _HINTS = {
 _QSUB = SubmitCommand(system="PBS", name="qsub", prefix="#PBS", complaints=_COMPLAINTS, hints=_HINTS)
 
 
-def classify(result: CommandResult, script: str, options: PBSOptions) -> BackendError:
+def classify(result: CommandResult, script: str, options: PBSOptions, flavour: Flavour) -> BackendError:
     """What a failed qsub means: `SubmitRefused` where there certainly is no job, else `CommandFailed`."""
+    code = result.returncode if flavour == "openpbs" else None  # Torque numbers its errors otherwise
     complaint = result.stderr or result.stdout
     said = clean(complaint) or complaint.strip()[:300]
     summary = said or f"exit code {result.returncode}"
     if NOT_SET_UP.search(said):
         return BackendUnavailable(f"PBS is not set up on this host: {summary}", code="HPC-BACKEND-COMMAND")
-    is_answer = result.returncode in (
-        _HOOK_CODE,
-        *_LIMIT_CODES,
-    )  # which quotes words of the site: its queues, its hooks
-    if result.returncode in _NO_ANSWER_CODES or (UNREACHABLE.search(said) and not is_answer):
+    # these quote words of the site: of its queues, of its hooks
+    is_answer = code in (_HOOK_CODE, *_LIMIT_CODES)
+    if code in _NO_ANSWER_CODES or (UNREACHABLE.search(said) and not is_answer):
         return _QSUB.unanswered(summary)
     if not said or result.returncode < 0 or re.search(r"^[0-9]+(?:\[\])?(?:\.\S+)?$", result.stdout, re.MULTILINE):
         return _QSUB.unclear(summary)
-    if result.returncode in _LIMIT_CODES:
+    if code in _LIMIT_CODES:
         return _refusal(Complaint("", "LIMIT"), said, script, options).error()
     return _refusal(_QSUB.complaint(said) or Complaint("", "REFUSED"), said, script, options).error()
 

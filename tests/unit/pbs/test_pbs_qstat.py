@@ -235,6 +235,8 @@ def test_json_of_the_first_job_only_leads_to_text() -> None:
         (255, '{"timestamp":1,"pbs_version":"23.06.06"}', "Connection refused\nqstat: cannot connect to server pbssrv (errno=15010)"),
         (255, "", "No route to host\nqstat: cannot connect to server 10.0.0.9 (errno=15010)\n"),
         (255, "", "Unknown Host.\nqstat: cannot connect to server nohost (errno=15008)\n"),
+        (171, LINE, "qstat: Invalid credential 6.pbssrv\n"),
+        (183, LINE, "qstat: End of File 6.pbssrv\n"),
         (255, "", "pbsconf error: pbs conf variables not found: PBS_HOME PBS_EXEC PBS_SERVER\n"),
         (255, "", ""),
         (-9, LINE, ""),

@@ -12,7 +12,7 @@ from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec
 from hpccluster_pbs.backend import PBSBackend
 from hpccluster_pbs.dialect import PBSDialect
-from hpccluster_pbs.options import PBSOptions
+from hpccluster_pbs.options import Flavour, PBSOptions
 from hpccluster_pbs.refusals import classify, clean
 
 USAGE = "\nusage: qsub [-a date_time] [-A account_string] [-c interval]"
@@ -59,13 +59,19 @@ REFUSED: list[tuple[str, int, str, dict[str, Any], str, str]] = [
     ("ACCOUNT", 32, "qsub: Invalid account: nobody", {"account": "nobody"}, "account", "#PBS -A nobody"),
     ("PROJECT", 32, "qsub: Please give a project with -P", {"project": "p"}, "project", "#PBS -P p"),
     ("REFUSED", 32, "qsub: Use the secure protocol; the old one timed out", {}, "", ""),
-    # Torque; texts of reports by its users
+    # Torque; texts of reports by its users. Its numbers are others: this one is OpenPBS's "no answer"
+    ("PERMISSION", 162, "qsub: submit error (Access from host not allowed, or unknown host MSG=host ACL rejected n9)",
+     {"queue": "x"}, "queue", "#PBS -q x"),
     ("QUEUE", 170, "qsub: submit error (Unknown queue MSG=cannot locate queue)", {"queue": "x"}, "queue", "#PBS -q x"),
     ("PERMISSION", 159, "qsub: submit error (Unauthorized Request  MSG=group ACL is not satisfied: user a@b, queue x)",
      {"queue": "x"}, "queue", "#PBS -q x"),
     ("USER", 175, "qsub: submit error (Bad UID for job execution MSG=ruserok failed validating a/a from n)", {}, "", ""),
     ("LIMIT", 1, "qsub: submit error (Maximum number of jobs already in queue for user MSG=user a@b, queue x)", {}, "", ""),
 ]  # fmt: skip
+
+
+def flavour_of(said: str) -> Flavour:
+    return "torque" if "submit error (" in said else "openpbs"
 
 
 def make(options: dict[str, Any]) -> tuple[str, PBSOptions]:
@@ -85,7 +91,7 @@ def make(options: dict[str, Any]) -> tuple[str, PBSOptions]:
 )
 def test_refusal(cause: str, code: int, stderr: str, options: dict[str, Any], blamed: str, directive: str) -> None:
     script, made = make(options)
-    error = classify(CommandResult(("qsub", "-f"), code, "", stderr + "\n"), script, made)
+    error = classify(CommandResult(("qsub",), code, "", stderr + "\n"), script, made, flavour_of(stderr))
     assert isinstance(error, SubmitRefused)
     assert error.code == f"HPC-SUBMIT-{cause}"
     assert error.details.get("option", "") == blamed
@@ -113,8 +119,13 @@ def test_refusal(cause: str, code: int, stderr: str, options: dict[str, Any], bl
         (57, "qsub: Failed to save job/resv, refer server logs for details"),
         (212, "qsub: Request not allowed: Server shutting down"),
         (163, "qsub: PBS server internal error"),
+        # reports by users: a busy host has no reserved port for the login
+        (171, "pbs_iff: cannot connect to host\npbs_iff: all reserved ports in use\nqsub: Invalid credential"),
+        (171, "qsub: Invalid credential"),
+        (183, "qsub: Premature end of message"),
         (159, "No Permission.\nqsub: cannot connect to server pbssrv (errno=15007)"),
         # Torque
+        (173, "qsub: submit error (Invalid credential)"),
         (1, "qsub: submit error (Pbs Server is currently too busy to service this request. Please retry this request.)"),
         (1, "qsub: submit error (End of File)"),
         (1, "Communication failure.\nqsub: cannot connect to server torque01 (errno=111) Connection refused"),
@@ -122,7 +133,7 @@ def test_refusal(cause: str, code: int, stderr: str, options: dict[str, Any], bl
 )  # fmt: skip
 def test_no_answer_is_never_a_refusal(code: int, stderr: str) -> None:
     script, made = make({})
-    error = classify(CommandResult(("qsub", "-f"), code, "", stderr + "\n"), script, made)
+    error = classify(CommandResult(("qsub",), code, "", stderr + "\n"), script, made, flavour_of(stderr))
     assert isinstance(error, CommandFailed)
     assert error.code == "HPC-SUBMIT-UNREACHABLE"
     assert "may exist" in str(error)
@@ -134,7 +145,7 @@ def test_no_answer_is_never_a_refusal(code: int, stderr: str) -> None:
 )
 def test_unknown_is_unknown(code: int, stdout: str, stderr: str) -> None:
     script, made = make({})
-    error = classify(CommandResult(("qsub", "-f"), code, stdout, stderr), script, made)
+    error = classify(CommandResult(("qsub", "-f"), code, stdout, stderr), script, made, "openpbs")
     assert isinstance(error, CommandFailed)
     assert error.code == "HPC-SUBMIT-UNKNOWN"
 
@@ -142,7 +153,7 @@ def test_unknown_is_unknown(code: int, stdout: str, stderr: str) -> None:
 def test_host_without_a_pbs() -> None:
     script, made = make({})
     said = "pbsconf error: pbs conf variables not found: PBS_HOME PBS_EXEC PBS_SERVER\n"
-    assert isinstance(classify(CommandResult(("qsub",), 255, "", said), script, made), BackendUnavailable)
+    assert isinstance(classify(CommandResult(("qsub",), 255, "", said), script, made, "openpbs"), BackendUnavailable)
 
 
 def test_words_without_prefixes_and_usage() -> None:
@@ -179,6 +190,8 @@ def test_server_or_node_that_was_not_reached() -> None:
     dialect = PBSDialect()
     down = CommandResult(("qdel",), 162, "", "Connection refused\nCouldn't connect to cluster: pbssrv\n")
     assert dialect.is_unanswered(down)
+    no_login = CommandResult(("qdel",), 171, "", "qdel: Invalid credential 7.pbssrv\n")
+    assert dialect.is_unanswered(no_login)
     node = CommandResult(("qdel",), 222, "", "qdel: Server could not connect to MOM 7.pbssrv\n")
     assert not dialect.is_unanswered(node)
     assert [dialect.is_unreached(node, JobId(job)) for job in ("7.pbssrv", "8.pbssrv")] == [True, False]

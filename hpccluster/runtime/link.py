@@ -241,6 +241,7 @@ class ClientLink:
                 message = DataPlaced(record.id, "")
                 continue
             record.settle(FutureState.STORED, size)
+            self.send(DataPlaced(record.id, placement.address))
             return
 
     async def close(self) -> None:

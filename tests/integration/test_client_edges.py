@@ -254,6 +254,21 @@ def test_data_for_a_worker_that_has_just_died_goes_to_the_next_one(monkeypatch: 
         assert client.submit(len, bytes(3_000_000)).result(timeout=30) == 3_000_000
 
 
+def test_data_that_is_lost_before_its_worker_has_said_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        cluster.wait_for_workers(1, timeout=30)
+
+        async def push_in_vain(*_: Any) -> None:
+            """The worker takes the data, and dies before it has told the scheduler."""
+
+        monkeypatch.setattr(client._live()._fetcher, "push", push_in_vain)
+        data = client.scatter(bytes(1_000_000))
+        length = client.submit(len, data)
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        with pytest.raises(ResultLost, match="its only copy"):
+            length.result(timeout=30)
+
+
 def test_functions_that_the_program_has_dropped_are_dropped_by_the_workers(client: Client) -> None:
     def loaded() -> int:
         import gc

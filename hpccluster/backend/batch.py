@@ -39,6 +39,7 @@ from hpccluster.errors import (
 )
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
+from hpccluster.paths import expand_path
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -69,12 +70,12 @@ def job_comment(cluster_id: str) -> str:
 def log_directory(options: JobOptions, default: str) -> str:
     """Where the output of jobs goes: the user's choice with ``~`` and ``$VARS`` expanded, or ``default``; absolute.
 
-    Where the batch system is reached by SSH, it is a directory there.
+    Where the batch system is reached by SSH, it is a directory there. Raises `ConfigError` for a variable that is not set.
     """
     if (login := login_of(options)) is not None:
         return options.log_directory or login.directory
     chosen = options.log_directory
-    return os.path.abspath(default if chosen is None else os.path.expandvars(Path(chosen).expanduser()))  # noqa: PTH100
+    return os.path.abspath(default) if chosen is None else str(expand_path("log_directory", chosen))  # noqa: PTH100
 
 
 def make_log_directory(options: JobOptions) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import random
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from hpccluster.head.directory import (
 from hpccluster.head.engines import NATIVE, check_engine
 from hpccluster.head.spec import LINGER_NOTEBOOK, LINGER_SCRIPT, HeadSpec, ScaleRequest
 from hpccluster.ids import make_cluster_name
+from hpccluster.paths import expand_path
 from hpccluster.units import parse_bytes, parse_duration
 
 
@@ -81,10 +81,7 @@ def parent_directory(setting: str | Path | None = None) -> Path:
     """The directory that holds the directories of this user's clusters. Raises `ConfigError` for a variable that is not set."""
     if not setting:
         return state_directory()
-    text = os.path.expandvars(setting)
-    if unset := re.search(r"\$\{?(\w+)", text):
-        raise ConfigError(f"state_directory={str(setting)!r}: ${unset[1]} is not set here")
-    return Path(text).expanduser().absolute()
+    return expand_path("state_directory", setting)
 
 
 def make_spec(

@@ -31,17 +31,20 @@ _RECORDS: dict[str, type[Any]] = {"scale": ScaleOptions, "adapt": AdaptOptions}
 
 _RENAMED = {
     "project": "account",
+    "contact_address": "contact_host",
     "env_extra": "job_script_prologue",
     "extra": "worker_extra_args",
     "header_skip": "job_directives_skip",
     "job_extra": "job_extra_directives",
     "job_memory": "job_mem",
     "job_name": "name",
+    "ip": "host",
     "mem": "memory",
     "memory_limit": "memory",
     "n_workers": "scale",
     "ncpus": "job_cpu",
     "partition": "queue",
+    "scheduler_port": "port",
     "time": "walltime",
 }
 """What users of other packages write, and what it is called here."""
@@ -49,9 +52,20 @@ _RENAMED = {
 _NOT_HERE = {
     "asynchronous": "calls wait for their answer; in an event loop, make them in a thread",
     "dashboard_address": "only dask's engine has a dashboard, and chooses its address (engine='dask')",
+    "config_name": "a description of that name in the configuration: ClusterManager.from_config(NAME)",
+    "job_cls": "jobs are made by the backend; what is submitted comes from template=",
+    "loop": "there is nothing to say: calls wait for their answer",
+    "nanny": "every job has one",
+    "resources": "worker_extra_args=['--resources', 'GPU=1'] with engine='dask'",
+    "scheduler_cls": "the scheduler runs in the head's process; engine='dask' has dask's own",
+    "scheduler_kwargs": "host, port, interface and protocol are keywords of their own",
     "scheduler_options": "host, port, interface and protocol are keywords of their own",
     "security": "TLS is always on and needs no files; protocol='tcp' is without",
+    "shared_temp_directory": "credentials lie in state_directory=, readable by you only",
     "silence_logs": "nothing is logged to the terminal; get_logs() shows what head and jobs have written",
+    "worker_class": "workers are those of the engine: engine='native' or 'dask'",
+    "worker_command": "workers are those of the engine: engine='native' or 'dask'",
+    "worker_dashboard_address": "workers have no dashboard of their own",
 }
 """What they also write, and why there is nothing like it here."""
 

@@ -52,6 +52,7 @@ _WORKER_DROPPED = {
     "--no-dashboard": "workers have no dashboard of their own",
     "--nanny": "every job has a nanny",
 }
+_WORKER_OF_DASK = {"--resources", "--preload"}
 _WORKER_KEPT = {"--grace", "--host", "--interface", "--local-directory", "--death-timeout"}
 
 _SCHEDULER = {"host": "host", "port": "port", "interface": "interface", "contact_address": "contact_host"}
@@ -168,6 +169,8 @@ def _worker_arguments(key: str, value: Any) -> Iterator[tuple[Judged, Any]]:
             yield Judged(key, text, "dropped", why=_WORKER_DROPPED[option]), None
         elif option in _WORKER_KEPT:
             yield Judged(key, text, "kept"), [option, *given]
+        elif option in _WORKER_OF_DASK:
+            yield Judged(key, text, "by hand", why="for dask's workers: keep it if you add engine: dask"), None
         else:
             yield Judged(key, text, "by hand", why="workers here have no such argument"), None
 
@@ -179,7 +182,11 @@ def _scheduler_options(written: str, options: Mapping[str, Any], has_interface: 
         if value is None:
             continue
         if now is None:
-            why = "there is no dashboard yet" if "dashboard" in name else "it has no meaning here"
+            why = (
+                "dask's dashboard (engine: dask) chooses its address itself"
+                if "dashboard" in name
+                else "it has no meaning here"
+            )
             yield Judged(key, _short(value), "dropped", why=why), None
         elif now == "interface" and has_interface:
             why = "interface is that of workers and head here; where the head's differs, say its address in host"

@@ -70,6 +70,10 @@ class Engine(ABC):
         """The argv (after the interpreter) that a job runs to start its workers. ``memory``: bytes of the whole job."""
 
     @abstractmethod
+    def check_arguments(self, words: Sequence[str]) -> None:
+        """Whether `worker_command` may be followed by these words of the user. Raises `ConfigError`."""
+
+    @abstractmethod
     async def retire(self, jobs: Sequence[str]) -> None:
         """Let the workers of these jobs finish, hand over their results, and end. Returns when they are gone.
 

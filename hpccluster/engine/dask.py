@@ -23,11 +23,13 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from hpccluster.comm.address import Address
 from hpccluster.comm.connection_file import ConnectionFile, create_private, private_directory
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
+from hpccluster.engine.dask_arguments import parse_dask_arguments
 from hpccluster.engine.dask_dashboard import Dashboard
 from hpccluster.engine.dask_security import security_of
 from hpccluster.errors import CommError
 from hpccluster.protocol.handshake import Identity, parse_identity
 from hpccluster.protocol.messages import Role
+from hpccluster.runtime.arguments import check_extra_arguments
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +128,9 @@ class DaskEngine(Engine):
             *("--nthreads", str(threads)),
             *limit,
         ]
+
+    def check_arguments(self, words: Sequence[str]) -> None:
+        parse_dask_arguments(words, check_extra_arguments)
 
     # ------------------------------------------------------------------------------------------------------- workers
 

@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from distributed.comm.core import FatalCommClosedError
 from hpccluster.comm.address import interface_address, parse_address, route_towards
 from hpccluster.comm.connect import NOBODY_LISTENS
 from hpccluster.comm.connection_file import ConnectionFile, read_connection_file
+from hpccluster.engine.dask_arguments import parse_dask_arguments
 from hpccluster.engine.dask_security import security_of
 from hpccluster.errors import ConfigError, CredentialError, HpcClusterError, PeerLost
 from hpccluster.protocol.messages import Role
@@ -85,8 +86,10 @@ class JobNanny(Nanny):
 class JobWorkers:
     """The workers of one job, in a running loop."""
 
-    def __init__(self, settings: WorkerSettings, file: ConnectionFile) -> None:
+    def __init__(self, settings: WorkerSettings, file: ConnectionFile, more: Mapping[str, Any]) -> None:
+        """``more``: keywords of dask's nannies that the user has added."""
         self._settings = settings
+        self._more = more
         self._address = file.engine_addresses[0]
         self._security = security_of(file)
         self._nannies: dict[int, JobNanny] = {}
@@ -167,7 +170,7 @@ class JobWorkers:
             name=f"{settings.common_name()}-{index}",
             nthreads=settings.nthreads,
             memory_limit=settings.worker_memory,
-            local_directory=str(settings.local_directory or _temporary_directory()),
+            local_directory=str(settings.make_local_directory() or _temporary_directory()),
             death_timeout=settings.death_timeout,
             security=self._security,
             validate=settings.validate,
@@ -175,6 +178,7 @@ class JobWorkers:
             dashboard=False,
             dashboard_address="127.0.0.1:0",
             host=self._host(),
+            **self._more,
         )
 
     def _host(self) -> str:
@@ -234,23 +238,28 @@ def _credential(settings: WorkerSettings) -> ConnectionFile:
     return file
 
 
-def run_workers(settings: WorkerSettings) -> int:
+def run_workers(settings: WorkerSettings, more: Mapping[str, Any]) -> int:
     """Run dask's workers to their end; the process's exit code. Errors are logged, not raised."""
     log_to_stderr()
     dask.config.set(_CONFIG)
     try:
+        settings.make_local_directory()
         file = _credential(settings)
     except HpcClusterError as error:
         log.error("%s", error)
         # A connection file that never came is a cluster that has been closed, or one that never was.
         return EXIT_NO_HEAD if error.code == "HPC-AUTH-NOFILE" else exit_code(error)
-    return asyncio.run(JobWorkers(settings, file).run())
+    return asyncio.run(JobWorkers(settings, file, more).run())
 
 
 def main() -> NoReturn:
     """Run, and exit with the code that `hpccluster.runtime.exits` explains."""
     say_stage("import-ok")
-    code = run_workers(parse_arguments(["worker", *sys.argv[1:]]))
+    try:
+        more, settings = parse_dask_arguments(sys.argv[1:], lambda rest: parse_arguments(["worker", *rest]))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    code = run_workers(settings, more)
     logging.shutdown()
     # Not by way of what multiprocessing does at the end: it waits for workers that do not hear its signal.
     os._exit(code)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
+from hpccluster.runtime.arguments import check_extra_arguments
 from hpccluster.runtime.scheduler import Scheduler
 from hpccluster.state.scheduler.records import WorkerRecord
 
@@ -40,6 +41,9 @@ class NativeEngine(Engine):
             *("--nthreads", str(threads)),
             *limit,
         ]
+
+    def check_arguments(self, words: Sequence[str]) -> None:
+        check_extra_arguments(words)
 
     def _changed(self, worker: WorkerRecord, reason: str | None) -> None:
         assert self._events is not None

@@ -14,6 +14,8 @@ from hpccluster.errors import JobDied
 from hpccluster.job import JobState, JobStatus
 from hpccluster.units import format_age
 
+EXIT_USAGE = 2
+"""Of our workers: what they were told cannot be used on that node."""
 EXIT_NO_HEAD = 75
 """Of our workers: the head was not reached in time."""
 EXIT_REFUSED = 76
@@ -208,6 +210,12 @@ def _by_exit_code(job: DeadJob) -> Cause | None:
         )
     if exit_code(job) == EXIT_NO_HEAD:
         return _unreachable()
+    if exit_code(job) == EXIT_USAGE and not job.joined and reached(job.log) >= Stage.IMPORT:
+        return Cause(
+            "HPC-JOB-SETTINGS",
+            "its workers cannot be started so",
+            "the log says what is wrong: correct local_directory=, interface= or worker_extra_args=",
+        )
     return None
 
 
@@ -270,7 +278,8 @@ def _no_python(job: DeadJob) -> Cause:
 
 def _not_importable(job: DeadJob, module: str) -> Cause:
     what = f"{module!r} cannot be imported" if module else "hpccluster cannot be imported"
-    fix = f"install it for the python of the jobs ({job.python or 'python='}), where the compute nodes can see it"
+    it = "pip install 'hpccluster[dask]'" if module.partition(".")[0] in ("dask", "distributed") else "install it"
+    fix = f"{it} for the python of the jobs ({job.python or 'python='}), where the compute nodes can see it"
     return Cause("HPC-JOB-IMPORT", what, fix)
 
 

@@ -31,7 +31,7 @@ from hpccluster.backend.batch import (
 from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
-from hpccluster.errors import HpcClusterError
+from hpccluster.errors import ConfigError, HpcClusterError
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
 from hpccluster.head.backing import close
@@ -124,6 +124,7 @@ class Head:
         """What the first size comes to; ``undo`` has every step back."""
         make_log_directory(self.options)
         self._put_together()
+        self._check_arguments()
         undo.push_async_callback(self.backend.close)
         undo.push_async_callback(self.scheduler.close, "the cluster could not start")
         await self.scheduler.start()
@@ -194,6 +195,16 @@ class Head:
         )
         self.scheduler.route_to = self._route
         Operations(self).register(self.scheduler.add_operation)
+
+    def _check_arguments(self) -> None:
+        """What every job would end for, maybe after hours in a queue."""
+        words = self.options.worker_extra_args
+        try:
+            self.engine.check_arguments(words)
+        except ConfigError as error:
+            raise ConfigError(
+                f"worker_extra_args={list(words)}: {error}\n  those there are: python -m hpccluster.runtime worker --help"
+            ) from None
 
     # -------------------------------------------------------------------------------------------------------- jobs
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from hpccluster.errors import ConfigError
 from hpccluster.resources import machine_cores, machine_memory
+from hpccluster.runtime.exits import EXIT_USAGE
 from hpccluster.runtime.settings import DEATH_TIMEOUT, GRACE, VALIDATE_VARIABLE, WorkerSettings
 
 JOB_VARIABLE = "HPCCLUSTER_JOB"
@@ -14,15 +19,40 @@ CONNECTION_FILE_VARIABLE = "HPCCLUSTER_CONNECTION_FILE"
 """Set by jobs that get their credential over standard input or in their script: where they have put it."""
 
 
-def parse_arguments(arguments: list[str]) -> WorkerSettings:
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def check_extra_arguments(words: Sequence[str]) -> None:
+    """Whether workers take these beside those that every job gives them. Raises `ConfigError`."""
+    _parse(["worker", *words], is_told=True)
+
+
+def parse_arguments(arguments: Sequence[str]) -> WorkerSettings:
     """The settings that a command line means; a wrong one ends the process with code 2."""
     told = os.environ.get(CONNECTION_FILE_VARIABLE)
-    parser = _parser(is_told=bool(told))
+    try:
+        return _settings(_parse(arguments, is_told=bool(told)), told)
+    except ConfigError as error:
+        parser = _parser(is_told=bool(told))
+        parser.print_usage(sys.stderr)
+        parser.exit(EXIT_USAGE, f"{parser.prog}: error: {error}\n")
+
+
+def _parse(arguments: Sequence[str], *, is_told: bool) -> argparse.Namespace:
+    parser = _parser(is_told=is_told)
     given = parser.parse_args(arguments)
     if given.address and not given.plain:
         parser.error("--address is for plain tcp: say --plain, too, or give a --connection-file")
     if given.no_nanny and given.nworkers != 1:
         parser.error("--no-nanny is for one worker")
+    return given
+
+
+def _settings(given: argparse.Namespace, told: str | None) -> WorkerSettings:
     memory = machine_memory() // given.share if given.memory_limit is None else given.memory_limit
     file = given.connection_file or (Path(told) if told and not given.address else None)
     return WorkerSettings(
@@ -45,7 +75,7 @@ def parse_arguments(arguments: list[str]) -> WorkerSettings:
 
 def _parser(*, is_told: bool) -> argparse.ArgumentParser:
     """``is_told``: the environment says where the connection file is."""
-    parser = argparse.ArgumentParser(prog="python -m hpccluster.runtime", description="Start the workers of a job.")
+    parser = ArgumentParser(prog="python -m hpccluster.runtime", description="Start the workers of a job.")
     worker = parser.add_subparsers(dest="verb", required=True).add_parser("worker")
     where = worker.add_mutually_exclusive_group(required=not is_told)
     where.add_argument(
@@ -114,4 +144,8 @@ def _address_or_auto(text: str) -> str:
 
 
 def _bytes_or_auto(text: str) -> int | None:
-    return None if text == "auto" else int(text)
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    return int(text)

@@ -61,9 +61,8 @@ def run_worker(
 
     ``lifeline`` is a pipe's end that reads as ended when the parent is gone: then this process ends at once.
     """
-    if settings.local_directory is not None:
-        settings.local_directory.mkdir(parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(settings.local_directory)
+    if (directory := settings.make_local_directory()) is not None:
+        os.environ["TMPDIR"] = str(directory)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a task has printed is seen, however its worker ends
     loop = new_event_loop()

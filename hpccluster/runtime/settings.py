@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpccluster.errors import ConfigError
+from hpccluster.paths import expand_path
+
 DEATH_TIMEOUT = 60.0
 GRACE = 4.0
 VALIDATE_VARIABLE = "HPCCLUSTER_VALIDATE"
@@ -45,6 +48,17 @@ class WorkerSettings:
     """Whether a nanny watches the workers; without one there is one worker, in this process."""
     validate: bool = False
     """Check the worker machine's invariants after each step."""
+
+    def make_local_directory(self) -> Path | None:
+        """``local_directory``, with ``~`` and ``$VARS`` as they are on this host; it is there then. Raises `ConfigError`."""
+        if self.local_directory is None:
+            return None
+        path = expand_path("local_directory", self.local_directory)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"local_directory={str(self.local_directory)!r} cannot be made here: {error}") from error
+        return path
 
     @property
     def worker_memory(self) -> int:

@@ -32,6 +32,7 @@ def run_workers(settings: WorkerSettings) -> int:
         addresses, security = _credential(settings)
         host = interface_address(settings.interface) if settings.interface and not settings.host else settings.host
         parse_address(addresses[0])
+        settings.make_local_directory()
     except HpcClusterError as error:
         logging.getLogger("hpccluster").error("hpccluster worker: %s", error)
         # A connection file that never came is a cluster that has been closed, or one that never was.

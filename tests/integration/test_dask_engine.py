@@ -258,6 +258,30 @@ def test_what_cannot_be_is_one_clear_error(state: Path) -> None:
         make(processes=False)
 
 
+def test_arguments_of_dasks_workers_are_taken_and_wrong_ones_refused_before_any_job(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    words = ["--resources", "GPU=2,MEM=1e9", "--preload", "json", "--lifetime", "1h"]
+    options: dict[str, Any] = {
+        "local_directory": "$SCRATCH/$NEXT",
+        "env": {"NEXT": "tmp"},
+        "log_directory": "$SCRATCH/a/b",
+    }
+    with make(worker_extra_args=words, **options) as cluster, distributed.Client(cluster) as client:
+        assert client.submit(pow, 2, 3, resources={"GPU": 2}).result(timeout=30) == 8
+        ((where, resources, lifetime),) = client.run(
+            lambda dask_worker: (dask_worker.local_directory, dask_worker.state.total_resources, dask_worker.lifetime)
+        ).values()
+        assert where.startswith(str(tmp_path / "tmp"))
+        assert (resources, lifetime) == ({"GPU": 2, "MEM": 1e9}, 3600)
+        assert list((tmp_path / "a" / "b").glob("*.log"))
+    for word, why in (("--nanny", "unrecognized arguments: --nanny"), ("--resources=GPU", "'GPU' is not of the form")):
+        with pytest.raises(ConfigError, match=f"worker_extra_args=.*{why}"):
+            make(worker_extra_args=[word])
+    assert files_of(state) == []
+
+
 def test_a_port_that_is_taken_is_one_clear_error(shared: LocalCluster, state: Path) -> None:
     port = int(shared.scheduler_address.rpartition(":")[2])
     with pytest.raises(CommError, match=f"dask's scheduler cannot start on 127.0.0.1, port {port}.*in use"):
@@ -424,7 +448,8 @@ def test_nothing_outlives_an_owner_that_is_killed(state: Path) -> None:
         "import time\n"
         "from hpccluster import LocalCluster\n"
         "from dask.distributed import Client\n"
-        "cluster = LocalCluster(n_workers=2, threads_per_worker=1, engine='dask')\n"
+        # patient: on a machine with much else to do, dask's four processes take long to be there
+        "cluster = LocalCluster(n_workers=2, threads_per_worker=1, engine='dask', start_timeout=100)\n"
         "client = Client(cluster)\n"
         "busy = client.submit(time.sleep, 100)\n"
         "print(client.submit(pow, 2, 2).result(), flush=True)\n"
@@ -465,6 +490,18 @@ def test_a_script_has_a_quiet_end(state: Path) -> None:
     out, errors = process.communicate(timeout=60)
     assert (out, errors, process.returncode) == ("4\n", "", 0)
     assert processes_of(state) == {}
+
+
+def test_a_worker_that_the_client_retires_is_replaced_without_alarm(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        first = {worker.address for worker in cluster.workers}
+        client.retire_workers([min(first)])
+        wait_until(
+            lambda: len({w.address for w in cluster.workers} - first) == 1, "another one in its place", timeout=60
+        )
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
 def test_a_client_may_shut_the_cluster_down(state: Path) -> None:

@@ -46,10 +46,12 @@ class Inquest:
         if ending is not Ending.EXPECTED:
             self._blame(record, status, Trouble(ending.value))
             return
+        self._report_end(record, state)
+
+    def _report_end(self, record: JobRecord, state: JobState) -> None:
+        is_ordered = state in (JobState.TIMEOUT, JobState.COMPLETED)
         text = f"job {record.id} ended: {record.note}"
-        self._book.report(
-            "info" if state in (JobState.TIMEOUT, JobState.COMPLETED) else "warning", "HPC-JOB-ENDED", text
-        )
+        self._book.report("info" if is_ordered else "warning", "HPC-JOB-ENDED", text)
 
     @property
     def is_open(self) -> bool:
@@ -84,6 +86,7 @@ class Inquest:
     def _blame(self, record: JobRecord, status: JobStatus | None, trouble: Trouble) -> None:
         now, job, brake = self._book.now, record.id, self._brake
         assert job is not None  # only a job that was submitted can die
+        state = JobState.ABSENT if status is None else status.state
         was_final, was_probe = brake.is_final, record.name == brake.probe
         brake.meet(trouble, f"job {job} ended: {record.note}", now)
         if brake.count == PAUSE_AFTER or (brake.is_final and not was_final):
@@ -93,6 +96,10 @@ class Inquest:
                 f"The last one: {brake.cause}"
             )
             self._book.report("error", "HPC-POOL-PAUSED", text)
+        if state is JobState.COMPLETED and record.joined_at is not None and brake.count < PAUSE_AFTER:
+            # Somebody may have told its workers to end (dask's `retire_workers`): that alone needs no diagnosis.
+            self._report_end(record, state)
+            return
         # The first deaths tell the cause; fifty more of the same batch would only repeat it.
         if brake.count <= PAUSE_AFTER or was_probe:
             self._examine(record, status, alarm=not brake.worked or brake.count >= PAUSE_AFTER)

@@ -21,6 +21,11 @@ def convert(tmp_path: Path, text: str, *named: str) -> tuple[list[Section], str]
     return convert_file(file, named)
 
 
+def test_what_only_dasks_workers_understand_is_said_to_be_theirs(tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, "jobqueue:\n  slurm:\n    worker-extra-args: ['--resources GPU=1', '--scrub']\n")
+    assert ["engine: dask" in it.why for it in found.judged] == [True, False]
+
+
 def one(tmp_path: Path, line: str, section: str = "slurm") -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     """Our values, and per value of theirs: key, verdict and our key."""
     (found,), _ = convert(tmp_path, f"jobqueue:\n  {section}:\n    {line}\n")

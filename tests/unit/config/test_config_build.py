@@ -214,6 +214,18 @@ def test_wrong_keywords_are_named() -> None:
     assert problem("", cores="x") == "cores: expected a whole number, got 'x'"
     assert problem("", protocol="udp") == "protocol: 'udp' is none of tls, tcp"
     assert "get_logs()" in problem("", silence_logs=True)
+    for keyword in (
+        "nanny",
+        "worker_command",
+        "config_name",
+        "job_cls",
+        "scheduler_cls",
+        "loop",
+        "shared_temp_directory",
+    ):
+        said = problem("", "slurm", **{keyword: 1})
+        assert "did you mean" not in said
+        assert "known are" not in said
 
 
 def test_all_problems_come_in_one_error() -> None:

@@ -104,6 +104,7 @@ def test_it_crosses_the_wire() -> None:
         ("HPC-JOB-IMPORT", died(log(3, "Segmentation fault"), exit_code=139)),
         ("HPC-NET-UNREACHABLE", died(log(4, "tls://10.1.0.7:8786: timed out"), exit_code=75)),
         ("HPC-NET-UNREACHABLE", died(log(4, "tls://10.1.0.7:8786: timed out"), exit_code=1)),
+        ("HPC-JOB-SETTINGS", died(log(4, "no network interface 'ib9' here"), exit_code=2)),
         ("HPC-AUTH", died(log(5, "refused: other cluster"), exit_code=76)),
         ("HPC-AUTH", died(log(4, "the worker connection file /x is open to others"), exit_code=76)),
         ("HPC-AUTH", died(log(5), exit_code=1)),
@@ -125,6 +126,8 @@ def test_causes(code: str, error: JobDied) -> None:
 
 def test_a_missing_module_is_named() -> None:
     assert "'msgspec' cannot be imported" in str(died(log(3, "ModuleNotFoundError: No module named 'msgspec'")))
+    without_extra = str(died(log(3, "ModuleNotFoundError: No module named 'distributed'")))
+    assert "fix:     pip install 'hpccluster[dask]' for the python of the jobs" in without_extra
 
 
 def test_the_node_is_taken_from_the_log_where_the_batch_system_does_not_say_it() -> None:

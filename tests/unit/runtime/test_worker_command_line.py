@@ -10,9 +10,10 @@ import pytest
 
 from hpccluster.comm.address import primary_address
 from hpccluster.errors import ConfigError, CredentialError, HandshakeFailed, PeerLost, VersionMismatch
-from hpccluster.runtime.arguments import parse_arguments
+from hpccluster.runtime.arguments import check_extra_arguments, parse_arguments
 from hpccluster.runtime.exits import EXIT_BUG, EXIT_NO_HEAD, EXIT_REFUSED, exit_code
 from hpccluster.runtime.memory import OutOfMemoryCount, look_at, resident_bytes
+from hpccluster.runtime.settings import WorkerSettings
 
 
 def test_all_arguments() -> None:
@@ -79,6 +80,29 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
         parse_arguments(arguments.split())
     assert ended.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_extra_arguments_can_be_looked_at_before_any_job_is_submitted() -> None:
+    check_extra_arguments([])
+    check_extra_arguments(["--grace", "5", "--interface=ib0"])
+    with pytest.raises(ConfigError, match="unrecognized arguments: --resources GPU=1"):
+        check_extra_arguments(["--resources", "GPU=1"])
+    with pytest.raises(ConfigError, match="'1GiB' is no number of bytes"):
+        check_extra_arguments(["--memory-limit", "1GiB"])
+
+
+def test_the_local_directory_is_that_of_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    path = WorkerSettings(local_directory=Path("$SCRATCH/mine")).make_local_directory()
+    assert path == tmp_path / "mine"
+    assert path.is_dir()
+    monkeypatch.delenv("SCRATCH")
+    with pytest.raises(ConfigError, match=r"local_directory='\$SCRATCH/mine': \$SCRATCH is not set here"):
+        WorkerSettings(local_directory=Path("$SCRATCH/mine")).make_local_directory()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"local_directory='.*/file/x' cannot be made here: .*Not a directory"):
+        WorkerSettings(local_directory=tmp_path / "file" / "x").make_local_directory()
+    assert WorkerSettings().make_local_directory() is None
 
 
 @pytest.mark.parametrize(

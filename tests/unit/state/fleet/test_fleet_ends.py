@@ -323,6 +323,16 @@ def test_jobs_whose_workers_die_at_once_pause_the_pool_too() -> None:
     assert env.state.brake.trouble is Trouble.BRIEF_LIFE
 
 
+def test_workers_that_were_told_to_end_soon_are_no_death_to_explain() -> None:
+    env = FleetEnv()
+    [(job, number)] = env.pending(1).items()
+    env.joins(job)
+    env.leaves(job)
+    env.polls(JobState.COMPLETED, number, exit_code=0)
+    assert env.expect_report("HPC-JOB-ENDED").level == "info"
+    env.expect_submits(1)
+
+
 def test_an_early_death_by_walltime_counts() -> None:
     env = FleetEnv()
     [(job, number)] = env.pending(1).items()

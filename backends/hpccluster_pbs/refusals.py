@@ -1,7 +1,7 @@
 """What qsub's complaints mean. Texts were seen on OpenPBS 23.06.06; those of Torque are noted.
 
 The first question is not what is wrong but whether there is a job. Where the server was not reached, or its answer was lost,
-there may be one. Any other error is the server's answer or qsub's own check of its arguments: then there is none, whatever the
+there may be one. Any other error of qsub's is the server's answer or its own check of its arguments: then there is none, whatever the
 words are (a site's hooks use words of their own). The exit code is the number of PBS's error modulo 256; Torque's are others.
 """
 
@@ -116,7 +116,10 @@ def classify(result: CommandResult, script: str, options: PBSOptions, flavour: F
         return _QSUB.unclear(summary)
     if code in _LIMIT_CODES:
         return _refusal(Complaint("", "LIMIT"), said, script, options).error()
-    return _refusal(_QSUB.complaint(said) or Complaint("", "REFUSED"), said, script, options).error()
+    kind = _QSUB.complaint(said)
+    if kind is None and not re.search(r"^qsub: ", complaint, re.MULTILINE):
+        return _QSUB.unclear(summary)  # not its words: of a wrapper, of the shell
+    return _refusal(kind or Complaint("", "REFUSED"), said, script, options).error()
 
 
 def _refusal(complaint: Complaint, said: str, script: str, options: PBSOptions) -> Refusal:

@@ -141,7 +141,12 @@ def test_no_answer_is_never_a_refusal(code: int, stderr: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "stdout", "stderr"),
-    [(1, "", ""), (-9, "", "qsub: Unknown queue"), (1, "4711.pbssrv\n", "qsub: Unknown queue")],
+    [
+        (1, "", ""),
+        (1, "", "wrapper: disk full"),
+        (-9, "", "qsub: Unknown queue"),
+        (1, "4711.pbssrv\n", "qsub: Unknown queue"),
+    ],
 )
 def test_unknown_is_unknown(code: int, stdout: str, stderr: str) -> None:
     script, made = make({})

@@ -155,7 +155,7 @@ class BackendPlugin:
 
     name: str
     options_type: type[Any]
-    """A frozen dataclass: the schema of the backend's options, a subclass of `hpccluster.backend.batch.BatchOptions`
+    """A frozen dataclass: the schema of the backend's options, a subclass of `hpccluster.backend.options.BatchOptions`
     or `JobOptions`."""
     make_backend: Callable[[Any], Backend]
     """Options -> backend. Does no I/O; raises `BackendUnavailable` only when used."""

@@ -1,30 +1,16 @@
-"""A backend for a batch system that is used by commands: one class over a dialect and a runner.
-
-Also what those who make jobs need: the options (`JobOptions`, `BatchOptions`, `build_options`) and `make_job_spec`.
-"""
+"""A backend for a batch system that is used by commands: one class over a dialect and a runner."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import socket
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from hpccluster.backend.base import Backend
 from hpccluster.backend.dialect import AnyOptions, CommandResult, Dialect
 from hpccluster.backend.login import CONNECTION_FILE_VARIABLE, JobCredentials, login_of
-from hpccluster.backend.options import (
-    BatchOptions,
-    JobOptions,
-    build_options,
-    job_command,
-    resources_of,
-    worker_arguments,
-)
 from hpccluster.backend.runner import LocalRunner, Runner
 from hpccluster.backend.template import load_template, render_template
 from hpccluster.errors import (
@@ -32,98 +18,18 @@ from hpccluster.errors import (
     BackendUnavailable,
     CancelFailed,
     CommandFailed,
-    ConfigError,
     LogsUnavailable,
     PollFailed,
     SubmitRefused,
 )
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
-from hpccluster.paths import expand_path
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = [
-    "BatchBackend",
-    "BatchOptions",
-    "JobOptions",
-    "build_options",
-    "job_command",
-    "job_comment",
-    "log_directory",
-    "make_job_spec",
-    "make_log_directory",
-    "resources_of",
-    "worker_arguments",
-]
-
 SUBMIT_TIMEOUT = 60.0
 QUERY_TIMEOUT = 30.0
-
-
-def job_comment(cluster_id: str) -> str:
-    """The comment of all jobs of a cluster: names the head's host, and tells clusters of the same name apart."""
-    return f"hpccluster {cluster_id[:12]} head {socket.gethostname()}"
-
-
-def log_directory(options: JobOptions, default: str) -> str:
-    """Where the output of jobs goes: the user's choice with ``~`` and ``$VARS`` expanded, or ``default``; absolute.
-
-    Where the batch system is reached by SSH, it is a directory there. Raises `ConfigError` for a variable that is not set.
-    """
-    if (login := login_of(options)) is not None:
-        return options.log_directory or login.directory
-    chosen = options.log_directory
-    return os.path.abspath(default) if chosen is None else str(expand_path("log_directory", chosen))  # noqa: PTH100
-
-
-def make_log_directory(options: JobOptions) -> None:
-    """Make the user's `log_directory` where it is missing: a batch system would start no job, and not even say why.
-
-    On a login host it is made with the first job's credential. Raises `ConfigError`.
-    """
-    if options.log_directory is None or login_of(options) is not None:
-        return
-    path = log_directory(options, "")
-    problem = ""
-    try:
-        os.makedirs(path, exist_ok=True)  # noqa: PTH103
-    except OSError as error:
-        problem = f"it cannot be made: {error.strerror or error}"
-    else:
-        problem = "" if os.access(path, os.W_OK | os.X_OK) else "you may not write there"
-    if problem:
-        raise ConfigError(
-            f"log_directory={options.log_directory!r}: {problem}",
-            code="HPC-CONFIG-VALUE",
-            details={"option": "log_directory", "value": repr(options.log_directory), "path": path},
-        )
-
-
-def make_job_spec(
-    options: JobOptions,
-    *,
-    name: JobName,
-    cluster: str,
-    arguments: Sequence[str],
-    logs: str,
-    comment: str = "",
-    environment: Sequence[tuple[str, str]] = (),
-    working_directory: str = "",
-) -> JobSpec:
-    """One job of these options. ``arguments``: the engine's worker command after the interpreter; ``logs``: a directory."""
-    return JobSpec(
-        name=name,
-        cluster=cluster,
-        command=job_command(options, tuple(arguments)),
-        resources=resources_of(options),
-        walltime=options.walltime_seconds(),
-        environment=(*environment, *((key, str(value)) for key, value in options.env.items())),
-        log_path=str(Path(logs) / f"{name}.log"),
-        working_directory=working_directory,
-        comment=comment,
-    )
 
 
 class BatchBackend(Backend, Generic[AnyOptions]):

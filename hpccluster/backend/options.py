@@ -14,7 +14,6 @@ import functools
 import os
 import re
 import shlex
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -232,29 +231,6 @@ RENAMED = {
     "memory_limit": "memory",
 }
 """Keywords of other tools that have another name here: an error says which."""
-
-
-def resources_of(options: JobOptions) -> JobResources:
-    """The resources of one job of these options. Raises `ConfigError`, which names all that is missing at once."""
-    return options.resources()
-
-
-def worker_arguments(options: JobOptions) -> tuple[str, ...]:
-    """Arguments for the worker command that follow from the options (the names are those of dask's workers, too)."""
-    arguments: list[str] = []
-    if options.death_timeout is not None:
-        arguments += ["--death-timeout", f"{parse_duration(options.death_timeout):g}"]
-    if options.local_directory is not None:
-        arguments += ["--local-directory", options.local_directory]
-    if options.interface is not None:
-        arguments += ["--interface", options.interface]
-    return (*arguments, *options.worker_extra_args)
-
-
-def job_command(options: JobOptions, arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """The argv that a job runs: the interpreter, the engine's ``arguments``, and what follows from the options."""
-    python = [sys.executable] if options.python is None else shlex.split(options.python)
-    return (*python, *arguments, *worker_arguments(options))
 
 
 # ------------------------------------------------------------------------------------------------------------- building

@@ -10,7 +10,8 @@ EXAMPLE_NAME = "example"
 
 def preview_script(resolved: ResolvedCluster) -> str:
     """What would be submitted for the first job. Raises `ConfigError`."""
-    from hpccluster.backend.batch import build_options, job_comment, log_directory, make_job_spec, resources_of
+    from hpccluster.backend.jobs import job_comment, log_directory, make_job_spec
+    from hpccluster.backend.options import build_options
     from hpccluster.backend.registry import get_plugin
     from hpccluster.cluster.describe import parent_directory
     from hpccluster.head.directory import job_file
@@ -22,7 +23,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     directory = parent_directory(resolved.settings.get("state_directory")) / name
     plugin = get_plugin(resolved.backend)
     options = build_options(plugin.options_type, resolved.options)
-    resources = resources_of(options)
+    resources = options.resources()
     identity = "0" * 32
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
     backend = plugin.make_backend(options)

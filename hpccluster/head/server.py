@@ -20,14 +20,8 @@ from typing import Any
 import msgspec
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.batch import (
-    JobOptions,
-    job_comment,
-    log_directory,
-    make_job_spec,
-    make_log_directory,
-    resources_of,
-)
+from hpccluster.backend.jobs import job_comment, log_directory, make_job_spec, make_log_directory
+from hpccluster.backend.options import JobOptions
 from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
@@ -68,7 +62,7 @@ class Head:
         self.id = uuid.uuid4().hex
         self.options = options
         self.backend = backend
-        self.resources = resources_of(options)
+        self.resources = options.resources()
         self.lease = Lease(spec.linger, self.request_end)
         self.directory: ClusterDirectory
         self.credentials: Credentials

@@ -11,14 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from hpccluster.backend.batch import job_comment, log_directory, make_job_spec, make_log_directory
+from hpccluster.backend.jobs import (
+    job_command,
+    job_comment,
+    log_directory,
+    make_job_spec,
+    make_log_directory,
+    worker_arguments,
+)
 from hpccluster.backend.options import (
     BatchOptions,
     JobOptions,
     build_options,
-    job_command,
-    resources_of,
-    worker_arguments,
 )
 from hpccluster.errors import ConfigError
 from hpccluster.ids import JobName
@@ -110,13 +114,13 @@ def test_every_option_is_documented_in_the_schema() -> None:
 
 def test_all_that_is_missing_is_told_at_once() -> None:
     with pytest.raises(ConfigError, match=r"missing: cores, memory .*give cores=, memory="):
-        resources_of(BatchOptions())
+        BatchOptions().resources()
     with pytest.raises(ConfigError, match="missing: memory"):
-        resources_of(BatchOptions(cores=2))
-    assert resources_of(JobOptions(cores=2)) == JobResources(2, None, 2)
-    assert resources_of(BatchOptions(cores=8, memory="32GB")) == JobResources(8, 32 * 10**9, 4)
+        BatchOptions(cores=2).resources()
+    assert JobOptions(cores=2).resources() == JobResources(2, None, 2)
+    assert BatchOptions(cores=8, memory="32GB").resources() == JobResources(8, 32 * 10**9, 4)
     with pytest.raises(ConfigError, match="shared evenly"):
-        resources_of(BatchOptions(cores=4, memory="1GB", processes=3))
+        BatchOptions(cores=4, memory="1GB", processes=3).resources()
 
 
 def test_what_is_asked_of_the_batch_system_may_differ() -> None:

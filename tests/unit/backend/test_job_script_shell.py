@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpccluster.backend.base import Backend
-from hpccluster.backend.batch import make_job_spec
+from hpccluster.backend.jobs import make_job_spec
 from hpccluster.backend.options import JobOptions, build_options
 from hpccluster.errors import ConfigError
 from hpccluster.ids import JobName

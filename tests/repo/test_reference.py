@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,3 +101,10 @@ def test_every_verb_is_on_the_page_of_the_command_line() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     verbs = cli.list_commands(click.Context(cli))
     assert [verb for verb in verbs if not re.search(rf"(?:hpccluster |`){verb}\b", text)] == []
+
+
+def test_the_floors_of_the_architecture_are_those_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["name"] == "Floors")
+    below = [floor.replace("hpccluster.", "") for floor in layers[1:]]
+    assert f"    {' > '.join(['plugins', *below])}\n" in (ROOT / "docs" / "architecture.md").read_text()

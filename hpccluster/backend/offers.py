@@ -58,6 +58,9 @@ class Offer:
     def load(self) -> object:
         """What it names. Raises `BackendUnavailable`, whatever goes wrong."""
         module, _, attribute = self.target.partition(":")
+        if not attribute:
+            why = f"is wrong: its entry point {self.target!r} is not of the form module:NAME"
+            raise self.unusable(why, "HPC-BACKEND-IMPORT")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:  # somebody else's module may fail in any way

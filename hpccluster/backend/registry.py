@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, cast
 
-from hpccluster.backend.base import CONTRACT, BackendPlugin
+from hpccluster.backend.base import CONTRACT, Backend, BackendPlugin
 from hpccluster.backend.offers import OURS, Group, Offer, built_in_offer, find_offer, foreign_offers
+from hpccluster.backend.options import JobOptions
 from hpccluster.backend.remote import RunnerFactory
-from hpccluster.errors import BackendUnavailable
+from hpccluster.errors import BackendUnavailable, HpcClusterError
 
 GROUP = "hpccluster.backends"
 
@@ -71,6 +73,12 @@ def get_runner(name: str) -> RunnerFactory:
     return cast(RunnerFactory, factory)
 
 
+def get_cluster_type(name: str) -> type[Any]:
+    """The `ClusterManager` of the backend of that name. Raises as `get_plugin` does."""
+    offer = find_offer(_BACKENDS, name)
+    return cast(type[Any], replace(offer, target=_load(offer).cluster_type).load())
+
+
 def list_plugins() -> list[ListedPlugin]:
     """All backends that distributions here offer, by name; one that cannot be used is listed with its problem."""
     offers = [*(built_in_offer(_BACKENDS, name) for name in BUILT_IN), *foreign_offers(_BACKENDS)]
@@ -97,8 +105,10 @@ def _listed(offer: Offer, others: list[Offer]) -> ListedPlugin:
 
 def _load(offer: Offer) -> BackendPlugin:
     plugin = offer.load()
-    if not isinstance(plugin, BackendPlugin) or plugin.name != offer.name:
-        raise offer.unusable(f"is wrong: {offer.target} is not a BackendPlugin of that name", "HPC-BACKEND-IMPORT")
+    if not isinstance(plugin, BackendPlugin):
+        raise offer.unusable(f"is wrong: {offer.target} is no BackendPlugin, but {plugin!r:.80}", "HPC-BACKEND-IMPORT")
+    if fault := _fault(plugin, offer.name):
+        raise offer.unusable(f"is wrong: in {offer.target}, {fault}", "HPC-BACKEND-IMPORT")
     if plugin.contract != CONTRACT:
         upgrade = OURS if plugin.contract > CONTRACT else offer.distribution
         raise offer.unusable(
@@ -107,6 +117,54 @@ def _load(offer: Offer) -> BackendPlugin:
             "HPC-BACKEND-CONTRACT",
         )
     return plugin
+
+
+def _fault(plugin: BackendPlugin, name: str) -> str:
+    """What is wrong with a value that its type checker would have told; empty if all is well."""
+    options_type: object = plugin.options_type
+    if plugin.name != name:
+        return f"name={plugin.name!r} differs from the name of the entry point, {name!r}"
+    if type(plugin.contract) is not int:
+        return f"contract={plugin.contract!r} is no number"
+    if not (isinstance(options_type, type) and issubclass(options_type, JobOptions)):
+        return f"options_type={options_type!r:.80} is no subclass of JobOptions"
+    if needed := [item.name for item in fields(options_type) if item.default is item.default_factory is MISSING]:
+        return (
+            f"options_type has options without a default: {', '.join(needed)} (required_options() makes them required)"
+        )
+    if not callable(plugin.make_backend):
+        return f"make_backend={plugin.make_backend!r:.80} cannot be called"
+    if not (isinstance(plugin.cluster_type, str) and re.fullmatch(r"[\w.]+:\w+", plugin.cluster_type)):
+        return f"cluster_type={plugin.cluster_type!r:.80} is not of the form 'package.module:Class'"
+    for key in ("commands", "modules"):
+        words: object = getattr(plugin, key)
+        if not (isinstance(words, tuple | list) and all(isinstance(word, str) for word in words)):
+            return f"{key}={words!r:.80} is no tuple of names"
+    return ""
+
+
+def make_backend(plugin: BackendPlugin, options: JobOptions) -> Backend:
+    """The plugin's backend with these options.
+
+    Raises its own `HpcClusterError`, and `BackendUnavailable` for whatever else somebody's code does.
+    """
+    try:
+        backend: object = plugin.make_backend(options)
+    except HpcClusterError:
+        raise
+    except Exception as error:
+        raise _not_made(plugin, f"{type(error).__name__}: {error}") from error
+    if not isinstance(backend, Backend):
+        raise _not_made(plugin, f"make_backend returned {backend!r:.80}, which is no Backend")
+    return backend
+
+
+def _not_made(plugin: BackendPlugin, why: str) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"backend {plugin.name!r} cannot be made; that is a fault of its plugin ({plugin.make_backend.__module__}): {why}",
+        code="HPC-BACKEND-BUG",
+        details={"why": why},
+    )
 
 
 def _missing(plugin: BackendPlugin, distribution: str) -> str:

@@ -12,7 +12,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     """What would be submitted for the first job. Raises `ConfigError`."""
     from hpccluster.backend.jobs import job_comment, log_directory, make_job_spec
     from hpccluster.backend.options import build_options
-    from hpccluster.backend.registry import get_plugin
+    from hpccluster.backend.registry import get_plugin, make_backend
     from hpccluster.cluster.describe import parent_directory
     from hpccluster.head.directory import job_file
     from hpccluster.head.engines import NATIVE, make_engine
@@ -26,7 +26,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     resources = options.resources()
     identity = "0" * 32
     scheduler = Scheduler(cluster=identity, cluster_name=name, security=None)
-    backend = plugin.make_backend(options)
+    backend = make_backend(plugin, options)
     is_shared = backend.credential_way == "shared"
     engine = make_engine(
         resolved.settings.get("engine", NATIVE),

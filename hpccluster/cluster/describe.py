@@ -5,7 +5,6 @@ Must not start or contact anything.
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import sys
@@ -185,13 +184,6 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
     return type(shell).__name__ == "ZMQInteractiveShell"
-
-
-def manager_type(backend: str) -> type[Any]:
-    """The `ClusterManager` of a backend."""
-    module, _, name = get_plugin(backend).cluster_type.partition(":")
-    kind: type[Any] = getattr(importlib.import_module(module), name)
-    return kind
 
 
 def find_own(name: str, backend: str, parent: Path) -> HeadRecord | None:

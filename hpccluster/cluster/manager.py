@@ -115,22 +115,23 @@ class ClusterManager(ClusterControls):
 
         Raises `ClusterNotFound` with the names of those that run.
         """
+        from hpccluster.backend.registry import get_cluster_type
         from hpccluster.cluster import describe
         from hpccluster.comm.connection_file import known_directories
 
         parents = [describe.parent_directory(state_directory)] if state_directory else known_directories()
         record, parent = describe.find_running(name, parents)
-        manager: ClusterManager = object.__new__(describe.manager_type(record.backend))
+        manager: ClusterManager = object.__new__(get_cluster_type(record.backend))
         manager._set(name, record.address, parent / name)
         manager._remote.ask("info")
         return manager
 
     @classmethod
     def _make(cls, resolved: ResolvedCluster, start_timeout: float) -> ClusterManager:
-        from hpccluster.cluster import describe
+        from hpccluster.backend.registry import get_cluster_type
 
         check_no_worker_imports_this()
-        manager: ClusterManager = object.__new__(describe.manager_type(resolved.backend))
+        manager: ClusterManager = object.__new__(get_cluster_type(resolved.backend))
         with StartingHead() as head:
             manager._open(resolved, start_timeout, head)
         return manager

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
+from hpccluster.backend import registry
 from hpccluster.backend.base import Backend
 from hpccluster.backend.options import JobOptions, build_options
-from hpccluster.backend.registry import get_plugin
 from hpccluster.errors import HpcClusterError
 from hpccluster.fleet.asking import ask
 
@@ -28,9 +28,9 @@ class Described(Protocol):
 
 def make_backend(spec: Described) -> tuple[JobOptions, Backend]:
     """The checked options and the backend. Raises `ConfigError`, `BackendNotFound`, `BackendUnavailable`."""
-    plugin = get_plugin(spec.backend)
+    plugin = registry.get_plugin(spec.backend)
     options: JobOptions = build_options(plugin.options_type, spec.options)
-    return options, plugin.make_backend(options)
+    return options, registry.make_backend(plugin, options)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from hpccluster.backend.base import CONTRACT, Backend
 from hpccluster.backend.options import JobOptions
 from hpccluster.backend.remote import RemoteTarget
 from hpccluster.backend.runner import Runner
-from hpccluster.errors import BackendNotFound, BackendUnavailable
+from hpccluster.errors import BackendNotFound, BackendUnavailable, ConfigError
 from support.distributions import install, plugin
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,7 +101,28 @@ BROKEN = {
         "(it needs a package that is not installed: reinstall their-dist, or pip install no_such_module_anywhere)",
     ),
     "empty": ("", "cannot be loaded: AttributeError: "),
-    "misnamed": (plugin("other"), "is not a BackendPlugin of that name"),
+    "misnamed": (plugin("other"), "name='other' differs from the name of the entry point, 'misnamed'"),
+    "number": ("PLUGIN = 5\n", "is no BackendPlugin, but 5"),
+    "worded": (plugin("worded", "contract='1'"), "contract='1' is no number"),
+    "strung": (plugin("strung", "commands='tsp'"), "commands='tsp' is no tuple of names"),
+    "strange": (plugin("strange", "modules=(5,)"), "modules=(5,) is no tuple of names"),
+    "unmade": (plugin("unmade").replace("make, ", "None, "), "make_backend=None cannot be called"),
+    "classless": (
+        plugin("classless").replace("x:Y", "x.Y"),
+        "cluster_type='x.Y' is not of the form 'package.module:Class'",
+    ),
+    "optionless": (plugin("optionless").replace("JobOptions, make", "dict, make"), "is no subclass of JobOptions"),
+    "demanding": (
+        plugin("demanding")
+        .replace(
+            "def make",
+            "import dataclasses\n\n"
+            "@dataclasses.dataclass(frozen=True, kw_only=True)\n"
+            "class Options(JobOptions):\n    licence: str\n    site: str = ''\n\ndef make",
+        )
+        .replace("JobOptions, make", "Options, make"),
+        "options without a default: licence (required_options()",
+    ),
     "newer": (
         plugin("newer", "contract=2"),
         "is made for version 2 of the contract between hpccluster and its backends, and this one has version 1: upgrade h",
@@ -125,15 +146,50 @@ def test_each_broken_plugin_says_why_and_hurts_no_other(site: Path) -> None:
     assert not found["local", "hpccluster"].problem
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("return None", "make_backend returned None, which is no Backend"),
+        ("from hpccluster.backend.base import Backend; return Backend()", "Can't instantiate abstract class Backend"),
+    ],
+)
+def test_plugin_that_makes_no_backend_is_named(site: Path, body: str, words: str) -> None:
+    install(site, "their-dist", {"cobalt": plugin("cobalt").replace("raise NotImplementedError", body)})
+    with pytest.raises(BackendUnavailable, match="cannot be made") as caught:
+        registry.make_backend(registry.get_plugin("cobalt"), JobOptions())
+    assert caught.value.code == "HPC-BACKEND-BUG"
+    assert "fault of its plugin (their_dist_cobalt_plugin)" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_what_a_plugin_says_of_itself_is_passed_on(site: Path) -> None:
+    body = "from hpccluster.errors import ConfigError; raise ConfigError('no way')"
+    install(site, "their-dist", {"cobalt": plugin("cobalt").replace("raise NotImplementedError", body)})
+    with pytest.raises(ConfigError, match="no way"):
+        registry.make_backend(registry.get_plugin("cobalt"), JobOptions())
+
+
+def test_cluster_class_of_a_plugin(site: Path) -> None:
+    install(site, "their-dist", {"cobalt": plugin("cobalt")})
+    with pytest.raises(
+        BackendUnavailable, match=r"backend 'cobalt' of their-dist 2.1 cannot be loaded: .*No module named 'x'"
+    ):
+        registry.get_cluster_type("cobalt")
+    assert registry.get_cluster_type("local").__name__ == "LocalCluster"
+
+
 def test_distribution_whose_metadata_is_broken(site: Path) -> None:
     install(site, "garbled", {}, points="[hpccluster.backends]\nthis is no entry point\n")
     install(site, "elsewhere", {}, points="[console_scripts]\nnor is this one\n")
     install(site, "incomplete", {}, points="[hpccluster.backends]\ngone = not_there_at_all.plugin:PLUGIN\n")
+    install(site, "brief", {}, points="[hpccluster.backends]\nbare = just.a.module\n")
     install(site, "nameless", {"cobalt": plugin("cobalt")})
     (site / "nameless-2.1.dist-info" / "METADATA").unlink()
     found = listed()
     assert "its entry points cannot be read: " in found["?", "garbled"].problem
     assert not any(distribution == "elsewhere" for _, distribution in found)
+    assert found["bare", "brief"].problem == "is wrong: its entry point 'just.a.module' is not of the form module:NAME"
     assert "(its distribution is incomplete: reinstall incomplete)" in found["gone", "incomplete"].problem
     assert registry.get_plugin("cobalt").name == "cobalt"
     assert not found["local", "hpccluster"].problem

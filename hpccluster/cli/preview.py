@@ -14,6 +14,7 @@ def preview_script(resolved: ResolvedCluster) -> str:
     from hpccluster.backend.options import build_options
     from hpccluster.backend.registry import get_plugin, make_backend
     from hpccluster.cluster.describe import parent_directory
+    from hpccluster.fleet.asking import render
     from hpccluster.head.directory import job_file
     from hpccluster.head.engines import NATIVE, make_engine
     from hpccluster.ids import make_job_name
@@ -45,4 +46,4 @@ def preview_script(resolved: ResolvedCluster) -> str:
         logs=log_directory(options, str(directory)),
         comment=job_comment(identity),
     )
-    return backend.render(spec)
+    return render(backend, spec)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hpccluster.backend.base import Backend
 from hpccluster.errors import BackendError, HpcClusterError
-from hpccluster.job import JobStatus
+from hpccluster.job import JobSpec, JobStatus
 
 T = TypeVar("T")
 
@@ -57,6 +57,16 @@ def explain(backend: Backend, status: JobStatus) -> str:
     except Exception:  # noqa: BLE001 - a plugin's sentence is a help only
         return ""
     return said if isinstance(said, str) else ""
+
+
+def render(backend: Backend, spec: JobSpec) -> str:
+    """The job's script, for people. Raises the backend's own `HpcClusterError`, or a `BackendError` that names its bug."""
+    try:
+        return backend.render(spec)
+    except HpcClusterError:
+        raise
+    except Exception as error:
+        raise _bug("make the job script", f"{type(error).__name__}: {error}") from error
 
 
 async def _result(call: Callable[[], Awaitable[T]]) -> T:

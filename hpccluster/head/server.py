@@ -26,6 +26,7 @@ from hpccluster.comm.address import parse_address
 from hpccluster.comm.connection_file import state_directory
 from hpccluster.engine.base import Engine
 from hpccluster.errors import ConfigError, HpcClusterError
+from hpccluster.fleet.asking import render
 from hpccluster.fleet.shell import Fleet
 from hpccluster.fleet.values import CloseReport, FleetSettings
 from hpccluster.head.backing import close
@@ -239,7 +240,7 @@ class Head:
 
     def job_script(self) -> str:
         """What is submitted for one job."""
-        return self.backend.render(self.make_job(make_job_name(self.spec.name, 0)))
+        return render(self.backend, self.make_job(make_job_name(self.spec.name, 0)))
 
     async def adapt(self, wishes: dict[str, Any]) -> Any:
         """Let the size follow the work; the limits in whole jobs. Raises `ConfigError` for wishes that are none."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpccluster.errors import BackendError, BackendUnavailable, ConfigError, HpcClusterError, JobDied, PolicyRefused
-from hpccluster.fleet.asking import ask
+from hpccluster.fleet.asking import ask, render
 from hpccluster.ids import JobId
-from hpccluster.job import CancelReport, JobState, JobStatus
+from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster.resources import JobResources
+from hpccluster.testing.backend_contract import BackendContract
+from hpccluster_local.backend import LocalBackend
+from hpccluster_local.options import LocalOptions
 from support.fleet_world import Fate, World, a_world
 from support.virtual_time import run_virtually
 
@@ -68,6 +73,20 @@ def breaks(world: World, method: str, answer: Answer) -> None:
 
 def said(world: World) -> str:
     return "\n".join(text for _, text in world.notices)
+
+
+def test_script_that_cannot_be_made_is_the_fault_of_the_backend() -> None:
+    class Broken(LocalBackend):
+        def render(self, spec: JobSpec) -> str:
+            raise ZeroDivisionError("oops")
+
+    spec = BackendContract().spec(Path("/tmp"), "true")
+    with pytest.raises(
+        BackendError, match=r"make the job script: the backend breaks its contract: ZeroDivisionError: oops"
+    ):
+        render(Broken(LocalOptions()), spec)
+    with pytest.raises(ConfigError):
+        render(LocalBackend(LocalOptions()), replace(spec, command=("a\nb",)))
 
 
 @pytest.mark.parametrize("how", [*BROKEN, "leaves one out", "tells of another"])

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 STOP_TIME = 5.0
 """Seconds for dask's scheduler to end."""
-RETRY = 1.0
-"""Seconds between two tries to move data away from workers that are to go."""
+RETRY = (1.0, 30.0)
+"""Seconds from the first try to move data away from workers that are to go to the next, and at most: each time twice as many."""
 UNKNOWN_DURATION = 0.5
 """Seconds that a task is taken to last when no task of its kind has ended yet (dask's own guess)."""
 SAMPLE = 100
@@ -217,8 +217,11 @@ class DaskEngine(Engine):
 
     @staticmethod
     def _idle(workers: Sequence[Any]) -> frozenset[str]:
-        """Workers with nothing to run. Where that is all of them, the one with most results stays: somebody must hold them."""
-        idle = [worker for worker in workers if not worker.processing]
+        """Workers with nothing to run, and no actor, which cannot be moved.
+
+        Where that is all of them, the one with most results stays: somebody must hold them.
+        """
+        idle = [worker for worker in workers if not worker.processing and not worker.actors]
         holders = [worker for worker in idle if worker.nbytes]
         if holders and len(idle) == len(workers):
             idle.remove(max(holders, key=lambda worker: worker.nbytes))
@@ -233,12 +236,16 @@ class DaskEngine(Engine):
         """
         self._retiring |= set(jobs)
         try:
+            delay, most = RETRY
             while addresses := [address for address, info in self._workers.items() if info.job in jobs]:
-                await self._retire(addresses)
+                if not await self._retire(addresses):
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, most)
         finally:
             self._retiring -= set(jobs)
 
-    async def _retire(self, addresses: Sequence[str]) -> None:
+    async def _retire(self, addresses: Sequence[str]) -> bool:
+        """Whether all are gone; else nobody has room for their results just now, or they have actors."""
         scheduler = self._scheduler
         try:
             await scheduler.retire_workers(workers=addresses, close_workers=True, remove=True)
@@ -246,13 +253,13 @@ class DaskEngine(Engine):
             log.debug("retiring %s: %r", addresses, error)
         left = [address for address in addresses if address in self._workers]
         if not left:
-            return
+            return True
         if any(info.job not in self._retiring for info in self._workers.values()):
-            await asyncio.sleep(RETRY)  # nobody has room for their results just now
-            return
+            return False
         log.warning("results are lost: no worker is left to take over from %s", ", ".join(left))
         for address in left:
             await scheduler.remove_worker(address, stimulus_id=f"last-{time.time()}", close=True, expected=True)
+        return True
 
     def dismiss(self, reason: str) -> None:
         if self._scheduler is not None:

@@ -394,6 +394,28 @@ def test_a_task_that_takes_too_much_memory_fails_alone(state: Path) -> None:
         assert len(cluster.jobs) == 1, "its nanny has ended the worker, not the batch system the job"
 
 
+def test_a_worker_with_an_actor_is_not_idle(state: Path) -> None:
+    class Tally:  # in here, it is pickled as a whole: workers cannot import this module
+        sum = 0
+
+        def add(self, number: int) -> int:
+            self.sum += number
+            return self.sum
+
+    with make(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        home, other = (worker.address for worker in cluster.workers)
+        tally = client.submit(Tally, actor=True, workers=[home]).result()
+        assert tally.add(1).result() == 1
+        # not the last holder of results, which would stay for that
+        data = client.scatter(bytes(100_000), workers=[other], hash=False)
+        cluster.adapt(minimum=0, maximum=2, interval=0.2, wait_count=2, idle_timeout=0.5)
+        wait_until(lambda: [worker.address for worker in cluster.workers] == [home], "the other one to go", timeout=30)
+        wait_until(lambda: [job.phase for job in cluster.jobs if job.phase != "over"] == ["running"], "its job to go")
+        assert tally.add(2).result() == 3
+        assert client.gather(data) == bytes(100_000)
+        assert "Could not retire" not in cluster.get_logs()["head"]
+
+
 def test_what_runs_is_not_waited_for(state: Path) -> None:
     with make(n_workers=2) as cluster, distributed.Client(cluster) as client:
         futures = client.map(time.sleep, [60.0, 61.0])

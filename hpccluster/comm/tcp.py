@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -77,13 +78,12 @@ async def dial(
 
 async def _connect(address: Address) -> socket.socket:
     """Raises `OSError`. A name's addresses are tried one after the other."""
-    loop = asyncio.get_running_loop()
     last: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    for family, kind, protocol, _, peer in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, peer in await _resolve(address):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
-            await loop.sock_connect(sock, peer)
+            await _connect_socket(sock, peer)
         except OSError as error:
             sock.close()
             last = error
@@ -93,6 +93,35 @@ async def _connect(address: Address) -> socket.socket:
         else:
             return sock
     raise last
+
+
+# uvloop's own ways to resolve and to connect start libuv's threads, which libuv joins when the process ends: a child that
+# the program has forked, and that has none of them, crashes there.
+
+
+async def _resolve(address: Address) -> list[Any]:
+    """What `socket.getaddrinfo` says, in a thread where that may take long."""
+    ask = functools.partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
+    try:
+        return ask(flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.to_thread(ask)
+
+
+async def _connect_socket(sock: socket.socket, peer: Any) -> None:
+    """Connect a socket that does not block. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    result = sock.connect_ex(peer)
+    if result == errno.EINPROGRESS:
+        writable = asyncio.Event()
+        loop.add_writer(sock, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock)
+        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if result:
+        raise OSError(result, os.strerror(result))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -209,7 +210,7 @@ class Client:
     def _scatter(self, values: list[Any], wishes: list[str], timeout: float | None) -> list[Future[Any]]:
         self._check_may_block()
         futures: list[Future[Any]] = []
-        pushes = []
+        pushed: list[tuple[Future[Any], list[Any], int]] = []
         for value in values:
             number = next(self._numbers)
             record = self._records[number] = FutureRecord(number)
@@ -221,16 +222,18 @@ class Client:
                 self._say(PutData(number, [small]))
                 record.settle(FutureState.FINISHED, small)
             else:
-                pushes.append(self._live().push(record, frames, size, wishes))
-        if pushes:
+                pushed.append((futures[-1], frames, size))
+        if pushed:
+            link = self._live()
+            pushes = [link.push(future._record, frames, size, wishes) for future, frames, size in pushed]
             try:
-                sync.run(_all(pushes), timeout)
+                taken = sync.run(_all(pushes), timeout)
             except TimeoutError:
                 raise StartTimeout(
-                    f"no worker took {len(pushes)} pieces of data within {timeout} s: is there one (scale, wait_for_workers)?"
+                    f"no worker took {len(pushed)} pieces of data within {timeout} s: is there one (scale, wait_for_workers)?"
                 ) from None
-            for future in futures:
-                if future._record.state is FutureState.ERRED:  # there were workers, and none could be reached
+            for (future, _, _), is_taken in zip(pushed, taken, strict=True):
+                if not is_taken:  # there were workers, and none could be reached
                     raise future._error()
         return futures
 
@@ -360,7 +363,10 @@ class Client:
     def _call_back(self, callback: Callable[[Future[T]], object], future: Future[T]) -> None:
         if self._callbacks is None:
             self._callbacks = ThreadPoolExecutor(1, thread_name_prefix="hpccluster-callbacks")
-        self._callbacks.submit(_logged, callback, future)
+        try:
+            self._callbacks.submit(_logged, callback, future)
+        except RuntimeError:  # the client is closed, or the program at its end, with threads that still wait for this
+            threading.Thread(target=_logged, args=(callback, future), daemon=True).start()
 
     def _fetch_blocking(self, futures: list[Future[Any]], timeout: float | None) -> list[Any]:
         self._check_may_block()

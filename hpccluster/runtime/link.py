@@ -226,13 +226,13 @@ class ClientLink:
                 await asyncio.sleep(UNREACHED_PAUSE)
         return PeerLost("the result was lost again and again"), None
 
-    async def push(self, record: FutureRecord, frames: list[Any], size: int, workers: list[str]) -> None:
-        """Bring data to a worker that the scheduler names."""
+    async def push(self, record: FutureRecord, frames: list[Any], size: int, workers: list[str]) -> bool:
+        """Bring data to a worker that the scheduler names; false where no worker took it, and the record has the error."""
         message: Message = PlaceData(record.id, size, workers)
         while True:
             placement = await self._ask(self._placements, record.id, message)
             if placement is None:
-                return  # the record has the error
+                return False
             try:
                 await self._fetcher.push(placement.address, placement.task, frames)
             except CommError as error:
@@ -242,7 +242,7 @@ class ClientLink:
                 continue
             record.settle(FutureState.STORED, size)
             self.send(DataPlaced(record.id, placement.address))
-            return
+            return True
 
     async def close(self) -> None:
         """Say goodbye."""

@@ -402,6 +402,55 @@ def test_a_child_of_the_program_is_told_to_make_a_client_of_its_own(client: Clie
     assert pending.result(timeout=20) is None, "the parent's client is untouched"
 
 
+def run_script(tmp_path: Path, text: str) -> str:
+    """What a program that has ended well has said."""
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_forked_child_that_ends_as_programs_do_does_so_in_peace(cluster: LocalCluster, tmp_path: Path) -> None:
+    script = f"""
+import os, sys
+from hpccluster import Client
+client = Client({cluster.name!r})
+assert client.submit(lambda: bytes(500_000)).result() == bytes(500_000)
+child = os.fork()
+if not child:
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.submit(pow, 2, 3).result(timeout=20))
+"""
+    assert run_script(tmp_path, script) == "7 8\n"
+
+
+def test_callbacks_come_though_the_main_thread_has_ended(cluster: LocalCluster, tmp_path: Path) -> None:
+    script = f"""
+import threading, time
+from hpccluster import Client
+client = Client({cluster.name!r})
+def go():
+    threading.main_thread().join()
+    called = threading.Event()
+    client.submit(pow, 2, 2).add_done_callback(lambda _: called.set())
+    print(client.submit(pow, 2, 3).result(timeout=20), called.wait(20))
+threading.Thread(target=go).start()
+"""
+    assert run_script(tmp_path, script) == "8 True\n"
+
+
+def test_a_callback_for_a_client_that_is_closed_is_called_too(cluster: LocalCluster) -> None:
+    with Client(cluster) as client:
+        future = client.submit(pow, 2, 3)
+        called = threading.Event()
+        future.add_done_callback(lambda _: called.set())
+        assert called.wait(20)
+    again = threading.Event()
+    future.add_done_callback(lambda _: again.set())
+    assert again.wait(20)
+
+
 def test_targets_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not int"):
         Client(3)

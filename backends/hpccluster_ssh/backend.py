@@ -53,13 +53,13 @@ _ID = re.compile(r"ssh-[1-9][0-9]*")
 _NO_PLACE = "hpccluster: no place for the files of the job"
 _EXIT_NO_PLACE = 73
 _ACCEPT = (
-    f"umask 077; n='{_NO_PLACE}'; "
+    f"u=$(umask); umask 077; n='{_NO_PLACE}'; "
     'd=$(mktemp -d "${TMPDIR:-/tmp}/hpccluster-XXXXXXXXXX") || { echo "$n"; exit 73; }; '
     "t=; if command -v timeout >/dev/null; then t='timeout 60'; fi; "
     'e=$($t dd bs=1 count="$1" of="$d/job.sh" 2>&1; $t dd bs=1 count="$2" of="$d/worker.json" 2>&1); '
     'if [ "$(wc -c <"$d/job.sh")" -ne "$1" ] || [ "$(wc -c <"$d/worker.json")" -ne "$2" ]; '
     'then rm -rf "$d"; echo "$e"; echo "$n"; exit 73; fi; '
-    'shift 2; kill -s 0 -- "-$$" 2>/dev/null || set -- setsid "$@"; exec "$@" "$d/job.sh" "$d"'
+    'umask "$u"; shift 2; kill -s 0 -- "-$$" 2>/dev/null || set -- setsid "$@"; exec "$@" "$d/job.sh" "$d"'
 )
 """Takes script and credential, of so many bytes, from standard input into a private directory, and becomes the script, as
 the leader of a process group. One line, which any login shell passes on unchanged."""

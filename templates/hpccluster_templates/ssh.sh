@@ -38,6 +38,9 @@ hpc_watcher=$!
 exec 3<&-
 trap 'rm -rf -- "$hpc_directory"; kill -s USR1 "$hpc_watcher" 2>/dev/null' EXIT
 
+# What workers and tasks leave in $TMPDIR goes with the job.
+mkdir -m 700 "$hpc_directory/tmp" && export TMPDIR="$hpc_directory/tmp"
+
 {% if working_directory %}
 cd {{ working_directory | q }} 2>/dev/null || hpc_say 'not on this host, so the job stays at home:' {{ working_directory | q }}
 {% endif %}

@@ -41,6 +41,8 @@ def test_dask_on_hosts(ssh_hosts: PrivateHosts, tmp_path: Path) -> None:
         wait_until(lambda: len(cluster.workers) == 1, "one worker to go")
         assert client.gather(data) == [0, 1]
     assert not any(workers_on(ssh_hosts, name) for name in ("host1", "host2"))
+    for name in ("host1", "host2"):
+        wait_until(lambda name=name: not ssh_hosts.run(name, ["ls", "/tmp"]).stdout, f"nothing is left on {name}")  # type: ignore[misc]
 
 
 def workers_on(hosts: PrivateHosts, name: str) -> bool:

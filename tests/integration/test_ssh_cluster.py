@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,26 @@ def test_credentials_are_seen_by_nobody(ssh_hosts: PrivateHosts, start: Start) -
         assert modes == {"700", "600"}
         (name,) = [job.name for job in cluster.jobs]
         assert "PRIVATE" not in cluster.get_logs()[name]
+    wait_until_clean(ssh_hosts, "host1")
+
+
+def leave_a_file(_: int) -> tuple[str, int]:
+    Path(tempfile.mkdtemp(), "data").write_text("much")
+    old = os.umask(0o22)
+    os.umask(old)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    return tempfile.gettempdir(), old
+
+
+def test_tasks_have_the_users_umask_and_a_directory_that_goes_with_the_job(
+    ssh_hosts: PrivateHosts, start: Start
+) -> None:
+    usual = ssh_hosts.run("host1", ["sh", "-c", "umask"], user=ssh_hosts.user).stdout
+    with start("host1", cores=1) as cluster, Client(cluster) as client:
+        directory, umask = client.submit(leave_a_file, 0).result()
+        assert directory.startswith("/tmp/hpccluster-")
+        assert umask == int(usual, 8)
+        assert files_left(ssh_hosts, "host1").count("\n") == 1
     wait_until_clean(ssh_hosts, "host1")
 
 

@@ -118,9 +118,17 @@ class PBSBackend(BatchBackend[PBSOptions]):
         for _ in range(_ATTEMPTS):
             answer = self.dialect.read(await self._query(self.dialect.poll_command(ids)), ids)
             if answer.better is None:
-                return answer
+                return await self._ask_one_by_one(answer) if answer.untold else answer
             self.dialect = answer.better
         raise PollFailed("qstat answers in no form that can be read", code="HPC-POLL-FAILED")
+
+    async def _ask_one_by_one(self, answer: Answer) -> Answer:
+        """The answer with what is said of the jobs that an express request was silent about."""
+        dialect = self.dialect.one_by_one()
+        rest = dialect.read(await self._query(dialect.poll_command(answer.untold)), answer.untold)
+        if rest.better is not None:  # for the next time; until then nothing is known of these jobs
+            self.dialect = replace(rest.better, express=self.dialect.express)
+        return Answer({**answer.statuses, **rest.statuses}, {**answer.owners, **rest.owners})
 
     def _as_cancelled(self, status: JobStatus) -> JobStatus:
         """A job that we have cancelled is CANCELLED, also where PBS says that it failed: one that had only just begun gets
@@ -171,7 +179,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
         result = await self._query(self.dialect.find_command(()))
         ids = [status.id for status in self.dialect.parse_poll(result)]
         answer = self.dialect.read(result, ids)
-        return [status for job, status in answer.statuses.items() if answer.owners[job] in (user, "")]
+        return [status for job, status in answer.statuses.items() if answer.owners.get(job, "") in (user, "")]
 
     async def _user_name(self) -> str:
         """Whose jobs are looked for: the user that the runner's commands run as."""

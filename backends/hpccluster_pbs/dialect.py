@@ -41,6 +41,11 @@ _NEXT: Mapping[Form, Form] = {"dsv": "json", "json": "text"}
 _DATA_CODES = (0, 35, 153)
 """Of qstat: all told; 35 and 153 where some job was finished or unknown, and the others are told all the same."""
 
+EXPRESS_ABOVE = 20
+"""Jobs above which one request is made for all of them (``-E``). Otherwise qstat makes a connection, and a login, for each:
+with some hundred jobs that takes seconds, and the host runs out of the ports that logins need. But of an express request PBS
+does not say which jobs are unknown."""
+
 UNREADABLE = "HPC-POLL-UNREADABLE"
 
 _GONE = re.compile(
@@ -90,6 +95,8 @@ class Answer:
     owners: Mapping[JobId, str]
     better: PBSDialect | None = None
     """What to ask again with: this answer is of no use then."""
+    untold: frozenset[JobId] = frozenset()
+    """Jobs that an express request was silent about: they have to be asked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +110,17 @@ class PBSDialect(Dialect[PBSOptions]):
     form: Form = "dsv"
     history: bool = True
     """Whether to ask for finished jobs, too. A server without a history tells nothing at all then."""
+    express: bool = True
+    """Whether many jobs are asked for in one request."""
 
     @classmethod
     def of(cls, flavour: Flavour) -> PBSDialect:
         """What to begin with."""
-        return cls(flavour) if flavour == "openpbs" else cls(flavour, "text", history=False)
+        return cls(flavour) if flavour == "openpbs" else cls(flavour, "text", history=False, express=False)
+
+    def one_by_one(self) -> PBSDialect:
+        """The same without express requests."""
+        return replace(self, express=False)
 
     # ---------------------------------------------------------------------------------------------------------- script
 
@@ -180,7 +193,8 @@ class PBSDialect(Dialect[PBSOptions]):
         history = ("-x",) if self.history else ()
         # the text form is not asked to be wide (-w): old versions do not know that, and wrapped lines can be joined
         form = {"dsv": ("-F", "dsv", "-D", DELIMITER), "json": ("-F", "json"), "text": ()}[self.form]
-        return ("qstat", *history, "-f", *form, *sorted(ids))
+        express = ("-E",) if self.express and len(ids) > EXPRESS_ABOVE else ()
+        return ("qstat", *history, *express, "-f", *form, *sorted(ids))
 
     def parse_poll(self, result: CommandResult) -> list[JobStatus]:
         return [_status(report) for report in self._reports(result)]
@@ -196,25 +210,31 @@ class PBSDialect(Dialect[PBSOptions]):
         try:
             told = {number_of(report.id): report for report in self._reports(result)}
         except PollFailed as error:
+            if "-E" in result.argv and not refusals.UNREACHABLE.search(result.stderr):
+                return Answer({}, {}, self.one_by_one())
             if self.form == "text" or error.code != UNREADABLE:
                 raise
             return Answer({}, {}, replace(self, form=_NEXT[self.form]))
         denied = {number_of(job) for job in denials.unknown}
         # Torque's commands on top of Slurm leave unknown jobs out, and say so by the exit code at most
         is_silent_denial = self.flavour == "torque" and not denied
-        statuses, owners = {}, {}
+        is_express = "-E" in result.argv
+        statuses, owners, untold = {}, {}, set()
         for job in ids:
             report = told.get(number_of(job))
             if report is not None:
                 statuses[job] = words.status_of(job, report.attributes)
                 owners[job] = report.attributes.get("Job_Owner", "").partition("@")[0]
+            elif is_express:
+                untold.add(job)
+                statuses[job] = JobStatus(id=job, state=JobState.UNKNOWN, reason="qstat said nothing about it")
             elif number_of(job) in denied or is_silent_denial:
                 statuses[job] = JobStatus(id=job, state=JobState.ABSENT)
             elif self.form == "json" and len(ids) > 1:
                 return Answer({}, {}, replace(self, form="text"))  # of several jobs it prints the first
             else:
                 statuses[job] = JobStatus(id=job, state=JobState.UNKNOWN, reason="qstat said nothing about it")
-        return Answer(statuses, owners)
+        return Answer(statuses, owners, untold=frozenset(untold))
 
     def _better(self, result: CommandResult) -> PBSDialect | None:
         """The dialect that this answer asks for."""
@@ -223,6 +243,8 @@ class PBSDialect(Dialect[PBSOptions]):
             return replace(self, history=False)
         if denials.finished and not self.history and self.flavour == "openpbs":
             return replace(self, history=True)  # it was switched on meanwhile
+        if denials.no_form and result.returncode != 0 and "-E" in result.argv:
+            return self.one_by_one()
         if denials.no_form and result.returncode != 0 and self.form != "text":
             return replace(self, form=_NEXT[self.form])
         return None

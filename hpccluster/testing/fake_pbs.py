@@ -38,6 +38,8 @@ class FakePBS(FakePBSServer):
 
     forms: tuple[str, ...] = ("dsv", "json")
     """What ``qstat -F`` knows; old versions know none."""
+    knows_express: bool = True
+    """Whether ``qstat`` knows ``-E``; old versions do not."""
     is_down: bool = False
     """The server's port is closed."""
 
@@ -103,13 +105,15 @@ class FakePBS(FakePBSServer):
                 for name, state in self.queues.items()
             ]
             return Answer(0, "\n".join(lines))
-        form, is_historic, ids = "text", False, []
+        form, is_historic, is_express, ids = "text", False, False, []
         while arguments:
             match arguments.pop(0):
                 case "-f":
                     pass
                 case "-x" if self.flavour == "openpbs":
                     is_historic = True
+                case "-E" if self.knows_express and self.flavour == "openpbs":
+                    is_express = True
                 case "-F" if arguments and arguments[0] in self.forms and self.flavour == "openpbs":
                     form = arguments.pop(0)
                 case "-D" if form == "dsv" and arguments:
@@ -119,6 +123,8 @@ class FakePBS(FakePBSServer):
                 case word:
                     ids.append(word)
         shown, errors, code = self._select(ids, is_historic)
+        if is_express:  # one request: where it tells of any job, it does not tell of which it knows nothing
+            errors, code = ([], 0) if shown else (errors[-1:], code)
         tables = [(job.id, self._attributes(job)) for job in shown]
         match form:
             case "dsv":

@@ -299,6 +299,40 @@ def test_output_that_pbs_keeps_until_the_end_is_shown_before(pbs: FakePBS, tmp_p
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("knows_express", [True, False])
+@pytest.mark.parametrize("history", [True, False])
+def test_many_jobs_are_asked_for_in_one_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows_express: bool, history: bool
+) -> None:
+    monkeypatch.setattr("hpccluster_pbs.dialect.EXPRESS_ABOVE", 2)
+
+    async def scenario(pbs: FakePBS) -> None:
+        backend = pbs_backend(pbs, dialect="openpbs")
+        ended = await backend.submit(make_spec(tmp_path, "true"))
+        await CONTRACT.until_state(backend, ended, JobState.COMPLETED if history else JobState.ABSENT)
+        live = [await backend.submit(make_spec(tmp_path, "sleep 60")) for _ in range(3)]
+        unknown = JobId("4000000.pbssrv")
+        jobs = [*live, ended, unknown]
+        for _ in range(2):
+            states = {job: status.state for job, status in (await backend.poll(jobs)).items()}
+            assert states == {
+                **dict.fromkeys(live, JobState.RUNNING),
+                ended: JobState.COMPLETED if history else JobState.ABSENT,
+                unknown: JobState.ABSENT,
+            }
+        pbs.calls.clear()
+        await backend.poll(live)
+        asked = [call.arguments for call in pbs.calls]
+        assert [("-E" in arguments) for arguments in asked] == [knows_express]
+        await CONTRACT.until_all_gone(backend, live)
+        # of none of them anything is known
+        gone = {JobId(f"400000{number}.pbssrv") for number in range(4)}
+        assert {status.state for status in (await backend.poll(gone)).values()} == {JobState.ABSENT}
+
+    with FakePBS(knows_express=knows_express, history=history) as pbs:
+        asyncio.run(scenario(pbs))
+
+
 def test_arrays_of_the_user_beside_ours_confuse_nobody(pbs: FakePBS, tmp_path: Path) -> None:
     """Their parents are listed like jobs, in a state of their own, and have ids that only look like ours."""
 

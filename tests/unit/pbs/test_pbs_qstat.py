@@ -13,7 +13,7 @@ from hpccluster.backend.dialect import CommandResult
 from hpccluster.errors import PollFailed
 from hpccluster.ids import JobId
 from hpccluster.job import JobState, JobStatus
-from hpccluster_pbs.dialect import PBSDialect, flavour_of
+from hpccluster_pbs.dialect import EXPRESS_ABOVE, PBSDialect, flavour_of
 from hpccluster_pbs.reports import Form, limits_of, parse_default_queue, parse_queues, parse_reports
 from hpccluster_pbs.words import status_of
 
@@ -169,6 +169,27 @@ def test_arrays_and_their_parts_are_jobs_of_their_own(form: Form) -> None:
     ]
     listed = CommandResult(("qselect",), 0, "13[].pbssrv\n14.pbssrv\n", "")
     assert OPENPBS.parse_select(listed) == ["13[].pbssrv", "14.pbssrv"]
+
+
+def test_silence_of_an_express_request_is_asked_about() -> None:
+    """PBS leaves out what it does not know, where it knows any of them (req_stat_job of req_stat.c)."""
+    many = [JobId(f"{number}.pbssrv") for number in range(5, 40)]
+    assert OPENPBS.poll_command(many)[:4] == ("qstat", "-x", "-E", "-f")
+    assert "-E" not in OPENPBS.poll_command(many[:EXPRESS_ABOVE])
+    assert "-E" not in TORQUE.poll_command(many)
+    result = CommandResult(tuple(OPENPBS.poll_command(many)), 0, LINE, "")
+    answer = OPENPBS.read(result, many)
+    assert answer.untold == set(many[1:])
+    assert answer.statuses[FIVE].state is JobState.RUNNING
+    # where it knows none of them it names the last only
+    none = replace(result, returncode=153, stdout="", stderr="qstat: Unknown Job Id 39.pbssrv\n")
+    assert OPENPBS.read(none, many).untold == set(many)
+    old = replace(result, returncode=2, stdout="", stderr="qstat: invalid option -- 'E'\nusage: \nqstat [-f] [-J]")
+    assert OPENPBS.read(old, many).better == OPENPBS.one_by_one()
+    crashed = replace(result, returncode=-11, stdout="")
+    assert OPENPBS.read(crashed, many).better == OPENPBS.one_by_one()
+    with pytest.raises(PollFailed):
+        OPENPBS.read(replace(result, returncode=255, stdout="", stderr="qstat: cannot connect to server pbssrv"), many)
 
 
 def test_silence_says_nothing() -> None:

@@ -6,7 +6,6 @@ Pure text from plain values: no connection, no terminal.
 from __future__ import annotations
 
 import html
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +13,7 @@ import msgspec
 
 from hpccluster.engine.base import WorkerInfo
 from hpccluster.fleet.values import JobRow
+from hpccluster.fleet.views import format_time
 from hpccluster.units import format_age, format_bytes
 
 R = TypeVar("R", JobRow, WorkerInfo)
@@ -122,12 +122,6 @@ def format_waiting(workers: int, wanted: int, jobs: Sequence[JobRow]) -> str:
     if counts:
         line += "   jobs: " + ", ".join(f"{number} {state}" for state, number in sorted(counts.items(), reverse=True))
     return line + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def format_time(when: float) -> str:
-    """A local time of day, with the day where that is not today."""
-    then = time.localtime(when)
-    return time.strftime("%H:%M" if then[:3] == time.localtime()[:3] else "%a %d %b %H:%M", then)
 
 
 def _progress(job: JobRow) -> tuple[str, str]:

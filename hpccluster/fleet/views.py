@@ -71,7 +71,7 @@ def start_timeout(
         if row.workers:
             line += f", {row.workers} of {row.expected_workers} workers"
         if row.estimated_start is not None:
-            line += f", starts about {_clock(row.estimated_start)}"
+            line += f", starts about {format_time(row.estimated_start)}"
         text.append(line)
         if row.meaning:
             text.append(f"      meaning: {row.meaning}")
@@ -83,7 +83,7 @@ def start_timeout(
     )
 
 
-def _clock(epoch: float) -> str:
-    """Local time of day, with the day where that is not today."""
-    then, today = time.localtime(epoch), time.localtime()
-    return time.strftime("%H:%M" if then[:3] == today[:3] else "%a %d %b %H:%M", then)
+def format_time(when: float) -> str:
+    """A local time of day, with the day where that is not today."""
+    then = time.localtime(when)
+    return time.strftime("%H:%M" if then[:3] == time.localtime()[:3] else "%a %d %b %H:%M", then)

@@ -21,6 +21,7 @@ from hpccluster.errors import HpcClusterError
 from hpccluster.runtime.exits import EXIT_BUG, EXIT_NO_HEAD, exit_code
 from hpccluster.runtime.settings import WorkerSettings
 from hpccluster.runtime.slots import WorkerSlots
+from hpccluster.runtime.sync import new_loop
 from hpccluster.runtime.worker import Worker
 
 CLOSE_TIME = 3.0
@@ -31,15 +32,6 @@ TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _GC_THRESHOLD = 10_000
 
 log = logging.getLogger("hpccluster.worker")
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is to be had."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def run_worker(
@@ -65,7 +57,7 @@ def run_worker(
         os.environ["TMPDIR"] = str(directory)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a task has printed is seen, however its worker ends
-    loop = new_event_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
     if lifeline is not None:
         loop.add_reader(lifeline, os._exit, EXIT_NO_HEAD)

@@ -127,7 +127,7 @@ class TestLife:
             assert not loaded & {"yaml", "jinja2", "click", "rich", "psutil", "cryptography", "platformdirs", "numpy"}
             worker.run(2, lambda: sorted(n for n in __import__("sys").modules if n.startswith("hpccluster.")))
             parts = {name.split(".")[1] for name in await worker.result(2)}
-            assert parts == {"comm", "errors", "protocol", "resources", "runtime", "state", "units"}
+            assert parts == {"comm", "errors", "paths", "protocol", "resources", "runtime", "state", "units"}
 
         play(scene)
 

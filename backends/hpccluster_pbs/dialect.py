@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpccluster.backend.dialect import CommandResult, Dialect
+from hpccluster.backend.options import Safe
 from hpccluster.backend.template import TemplateContext
-from hpccluster.errors import BackendError, ConfigError, PollFailed
+from hpccluster.errors import BackendError, PollFailed
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
 from hpccluster.units import format_clock
@@ -22,12 +23,11 @@ from hpccluster_pbs.reports import DELIMITER, Form, Report, number_of, parse_den
 
 # a number alone is what Torque's commands on top of Slurm print; the server's name holds a letter, or "1.5" would be an id
 _ID = re.compile(r"[1-9][0-9]*(?:\[[0-9]*\])?(?:\.(?=[0-9.-]*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]*)?")
-_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,229}")
-_DIRECTIVE_PATH = re.compile(r"[\w.@+=/~%{}() -]+")
-_ALLOWED = {
-    _JOB_NAME: "a name of at most 230 letters, digits and _ . -",
-    _DIRECTIVE_PATH: "a path of letters, digits, blanks and _ . @ + = / ~ % { } ( ) - (no comma, no colon)",
-}
+_JOB_NAME = Safe(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,229}", "at most 230 letters, digits and _ . -")
+# -o takes what precedes a colon for a host
+_PATH = Safe(
+    r"[\w.@+=/~%{}() -]+", "a path of letters, digits, blanks and _ . @ + = / ~ % { } ( ) - (no comma, no colon)"
+)
 _SHELL = re.compile(r"/[A-Za-z0-9_./+-]+")
 
 DELIVERED = ".pbs"
@@ -133,14 +133,14 @@ class PBSDialect(Dialect[PBSOptions]):
 
         if is_torque and options.place is not None:
             raise no_placement(options.place)
-        log_path = _path("log_directory", spec.log_path or "/dev/null")
+        log_path = _PATH.check("log_directory", spec.log_path or "/dev/null")
         keep_files = "" if is_torque else text("keep_files", "oed")
         is_live = bool(keep_files) or log_path == "/dev/null"
         resources, total_memory = resources_of(spec, options, self.flavour)
         return PBSContext.of(
             spec,
             options,
-            name=_safe("name", spec.name, _JOB_NAME),
+            name=_JOB_NAME.check("name", spec.name),
             log_path=log_path,
             queue=text("queue", options.queue),
             account=text("account", options.account),
@@ -350,18 +350,3 @@ def shell_of(shebang: str) -> str | None:
 
 def _status(report: Report) -> JobStatus:
     return words.status_of(JobId(report.id), report.attributes)
-
-
-def _path(option: str, path: str) -> str:
-    """A path as it may stand between the quotes of -o, which takes what precedes a colon for a host."""
-    return _safe(option, path, _DIRECTIVE_PATH)
-
-
-def _safe(option: str, value: str, pattern: re.Pattern[str]) -> str:
-    if pattern.fullmatch(value) is None:
-        raise ConfigError(
-            f"{option}={value!r} cannot be put into a directive of PBS: {_ALLOWED[pattern]}",
-            code="HPC-CONFIG-VALUE",
-            details={"option": option, "value": repr(value)},
-        )
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from hpccluster.backend.directives import Directives, refused_directive
 from hpccluster.backend.options import NAME, BatchOptions, Safe
 from hpccluster.errors import ConfigError
 
@@ -40,9 +40,6 @@ DIRECTIVES: dict[str, tuple[str, ...]] = {
 }
 """Per name of the template's context, the spellings of its directive. Those of one line exclude one another."""
 
-ESSENTIAL = ("name", "log_path")
-"""Jobs are found by their names, and diagnosed by their output: these stay."""
-
 IMPOSSIBLE = {
     "-J": "each job of a cluster is submitted by itself; use scale",
     "-t": "each job of a cluster is submitted by itself; use scale",
@@ -53,8 +50,6 @@ IMPOSSIBLE = {
 }
 """Directives that a job of a cluster cannot have, and why."""
 
-_FIELD_OF = {spelling: name for name, spellings in DIRECTIVES.items() for spelling in spellings}
-
 
 def options_of(directive: str) -> tuple[str, ...]:
     """What a directive sets: ``-q short`` -> ``-q``, ``-l nodes=1,walltime=60`` -> ``-l nodes`` and ``-l walltime``."""
@@ -63,6 +58,9 @@ def options_of(directive: str) -> tuple[str, ...]:
         return (letter,)
     names = [re.split(r"[=:\s]", part, maxsplit=1)[0] for part in rest.split(",")] if rest else []
     return tuple(f"{letter} {name}" for name in names if name) or (letter,)
+
+
+_SCRIPT = Directives(spellings=DIRECTIVES, options_of=options_of, impossible=IMPOSSIBLE)
 
 
 def _account_of_environment() -> str | None:
@@ -114,44 +112,13 @@ class PBSOptions(BatchOptions):
     def left_out(self) -> frozenset[str]:
         """Names of the template's context whose directives are skipped, or replaced by one of the user's own.
 
-        Raises `ConfigError` for a directive that we do not write, and for those that have to stay ours.
+        Raises `ConfigError`, as `Directives.left_out`.
         """
-        names: set[str] = set()
-        for option in ("job_directives_skip", "job_extra_directives"):
-            for text in getattr(self, option):
-                for spelling in options_of(text):
-                    if spelling in IMPOSSIBLE:
-                        raise _refused(option, text, IMPOSSIBLE[spelling])
-                    found = _fields_of(spelling, is_skip=option == "job_directives_skip")
-                    if not found.isdisjoint(ESSENTIAL):
-                        raise _refused(option, text, "this directive has to stay as it is")
-                    if not found and option == "job_directives_skip":
-                        raise _refused(option, text, _suggestion(spelling))
-                    names |= found
+        names = _SCRIPT.left_out(self)
         # select and nodes ask for memory, too
-        return frozenset(names | {"total_memory"} if "resources" in names else names)
+        return names | {"total_memory"} if "resources" in names else names
 
 
 def no_placement(place: str) -> ConfigError:
     """The error for a placement in Torque."""
-    return _refused("place", place, "Torque has no placement; leave it out, or use resource_spec=")
-
-
-def _fields_of(spelling: str, *, is_skip: bool) -> set[str]:
-    """Names of the context that a directive stands for; ``-l`` alone, to be skipped, is all resources."""
-    if is_skip and spelling in ("-l", "-W"):
-        return {name for known, name in _FIELD_OF.items() if known.startswith(spelling)}
-    return {_FIELD_OF[spelling]} if spelling in _FIELD_OF else set()
-
-
-def _suggestion(spelling: str) -> str:
-    near = difflib.get_close_matches(spelling, _FIELD_OF, n=1)
-    return (
-        f"no such directive in the job script; {f'did you mean {near[0]!r}?' if near else f'there are {[*_FIELD_OF]}'}"
-    )
-
-
-def _refused(option: str, value: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"{option}={value!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": option, "value": value}
-    )
+    return refused_directive("place", place, "Torque has no placement; leave it out, or use resource_spec=")

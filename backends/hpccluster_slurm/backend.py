@@ -6,7 +6,6 @@ from hpccluster.backend.batch import QUERY_TIMEOUT, BatchBackend
 from hpccluster.backend.refusal import refusal_of
 from hpccluster.backend.runner import Runner
 from hpccluster.errors import BackendError, SubmitRefused
-from hpccluster.ids import JobId, JobName, is_job_name
 from hpccluster_slurm.dialect import SlurmDialect
 from hpccluster_slurm.options import SlurmOptions
 
@@ -18,10 +17,6 @@ class SlurmBackend(BatchBackend[SlurmOptions]):
 
     def __init__(self, options: SlurmOptions, runner: Runner | None = None) -> None:
         super().__init__(options, SlurmDialect(), runner)
-
-    async def find_all(self) -> dict[JobName, JobId]:
-        listed = self.dialect.parse_find(await self._query(self.dialect.poll_command(())))
-        return {JobName(it.name): it.id for it in listed if is_job_name(it.name) and not it.state.is_over}
 
     async def refusal(self, error: BackendError) -> BackendError:
         """Adds the partitions to the refusal of one, with the nearest as a suggestion."""

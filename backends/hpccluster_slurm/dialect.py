@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpccluster.backend.dialect import CommandResult, Dialect
+from hpccluster.backend.options import Safe
 from hpccluster.backend.template import TemplateContext
 from hpccluster.errors import BackendError, ConfigError, PollFailed
 from hpccluster.ids import JobId, JobName
@@ -32,9 +33,9 @@ COLUMNS = (
 )
 
 _ID = re.compile(r"[1-9][0-9]*")
-_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_COMMENT = re.compile(r"[\w.,:@+=/ -]*")
-_DIRECTIVE_PATH = re.compile(r"[\w.,:@+=/~%{}() -]+")
+_JOB_NAME = Safe(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "letters, digits and _ . -")
+_COMMENT = Safe(r"[\w.,:@+=/ -]*", "letters, digits, blanks and _ . , : @ + = / -")
+_PATH = Safe(r"[\w.,:@+=/~%{}() -]*", "a path of letters, digits, blanks and _ . , : @ + = / ~ % { } ( ) -")
 
 _QUERY_VARIABLES = (
     *(f"SQUEUE_{name}" for name in ("ACCOUNT", "ARRAY", "FORMAT", "FORMAT2", "LICENSES", "NAMES", "PARTITION", "PRIORITY",
@@ -115,12 +116,12 @@ class SlurmDialect(Dialect[SlurmOptions]):
         return SlurmContext.of(
             spec,
             options,
-            name=_safe("name", spec.name, _JOB_NAME),
-            comment=text("comment", _safe("comment", spec.comment, _COMMENT)),
-            log_path=_path("log_directory", spec.log_path or "/dev/null").replace(
+            name=_JOB_NAME.check("name", spec.name),
+            comment=text("comment", _COMMENT.check("comment", spec.comment)),
+            log_path=_PATH.check("log_directory", spec.log_path or "/dev/null").replace(
                 "%", "%%"
             ),  # sbatch expands %j and the like
-            working_directory=text("working_directory", _path("working_directory", spec.working_directory)),
+            working_directory=text("working_directory", _PATH.check("working_directory", spec.working_directory)),
             queue=text("queue", options.queue),
             account=text("account", options.account),
             qos=text("qos", options.qos),
@@ -180,6 +181,9 @@ class SlurmDialect(Dialect[SlurmOptions]):
 
     def find_command(self, names: Collection[JobName]) -> Sequence[str]:
         return (*self.poll_command(()), f"--name={','.join(sorted(names))}")
+
+    def find_all_command(self) -> Sequence[str]:
+        return self.poll_command(())
 
     def history_command(self, ids: Collection[JobId]) -> Sequence[str] | None:
         fields = "JobIDRaw,State,ExitCode,NodeList"
@@ -290,21 +294,6 @@ def memory_text(options: SlurmOptions, cpus: int, memory: int | None) -> str | N
             return f"{size}{unit}"
         size //= 1024
     raise AssertionError
-
-
-def _path(option: str, path: str) -> str:
-    """A path as it may stand between the quotes of a directive."""
-    return _safe(option, path, _DIRECTIVE_PATH) if path else ""
-
-
-def _safe(option: str, value: str, pattern: re.Pattern[str]) -> str:
-    if pattern.fullmatch(value) is None:
-        raise ConfigError(
-            f"{option}={value!r} cannot be put into a directive of a job script (it may hold {pattern.pattern})",
-            code="HPC-CONFIG-VALUE",
-            details={"option": option, "value": repr(value)},
-        )
-    return value
 
 
 def _requeue(wanted: bool | None) -> str | None:

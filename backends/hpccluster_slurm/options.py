@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from hpccluster.backend.directives import Directives
 from hpccluster.backend.options import NAME, BatchOptions, Safe
-from hpccluster.errors import ConfigError
 
 CONSTRAINT = Safe(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,:&|*()\[\]!@%+=/-]*", "node features joined by & | , * and brackets")
 NODES = Safe(r"[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*", "node names such as n[001-010],m5")
@@ -38,16 +37,14 @@ DIRECTIVES: dict[str, tuple[str, ...]] = {
 }
 """Per name of the template's context, the spellings of its directive. Those of one line exclude one another."""
 
-ESSENTIAL = ("name", "log_path")
-"""Jobs are found by their names, and diagnosed by their output: these stay."""
-
-_FIELD_OF = {spelling: name for name, spellings in DIRECTIVES.items() for spelling in spellings}
-
 
 def option_of(directive: str) -> str:
     """The option of a directive without its value: ``--mem=4G`` and ``--mem 4G`` -> ``--mem``, ``-pshort`` -> ``-p``."""
     match = re.match(r"--[A-Za-z0-9-]+|-[A-Za-z]", directive)
     return match[0] if match else directive
+
+
+_SCRIPT = Directives(spellings=DIRECTIVES, options_of=lambda directive: (option_of(directive),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,29 +79,6 @@ class SlurmOptions(BatchOptions):
     def left_out(self) -> frozenset[str]:
         """Names of the template's context whose directives are skipped, or replaced by one of the user's own.
 
-        Raises `ConfigError` for a directive that we do not write, and for those that have to stay ours.
+        Raises `ConfigError`, as `Directives.left_out`.
         """
-        names = set()
-        for option in ("job_directives_skip", "job_extra_directives"):
-            for text in getattr(self, option):
-                spelling = option_of(text)
-                name = _FIELD_OF.get(spelling)
-                if name in ESSENTIAL:
-                    raise _refused(option, text, "this directive has to stay as it is")
-                if name is not None:
-                    names.add(name)
-                elif option == "job_directives_skip":
-                    raise _refused(option, text, _suggestion(spelling))
-        return frozenset(names)
-
-
-def _suggestion(spelling: str) -> str:
-    known = [name for names in DIRECTIVES.values() for name in names]
-    near = difflib.get_close_matches(spelling, known, n=1)
-    return f"no such directive in the job script; {f'did you mean {near[0]!r}?' if near else f'there are {known}'}"
-
-
-def _refused(option: str, value: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"{option}: {value!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": option, "value": value}
-    )
+        return _SCRIPT.left_out(self)

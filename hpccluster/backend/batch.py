@@ -22,7 +22,7 @@ from hpccluster.errors import (
     PollFailed,
     SubmitRefused,
 )
-from hpccluster.ids import JobId, JobName
+from hpccluster.ids import JobId, JobName, is_job_name
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -143,6 +143,13 @@ class BatchBackend(Backend, Generic[AnyOptions]):
             for status in self.dialect.parse_find(result)
             if status.name in wanted and not status.state.is_over
         }
+
+    async def find_all(self) -> dict[JobName, JobId]:
+        command = self.dialect.find_all_command()
+        if command is None:
+            return {}
+        listed = self.dialect.parse_find(await self._query(command))
+        return {JobName(it.name): it.id for it in listed if is_job_name(it.name) and not it.state.is_over}
 
     async def cancel(self, ids: Collection[JobId]) -> CancelReport:
         for job in ids:

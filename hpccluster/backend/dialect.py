@@ -92,6 +92,10 @@ class Dialect(ABC, Generic[AnyOptions]):
     def find_command(self, names: Collection[JobName]) -> Sequence[str]:
         """One command that lists this user's live jobs of these names (others may be among them)."""
 
+    def find_all_command(self) -> Sequence[str] | None:
+        """One command that lists all of this user's live jobs, in the form of `find_command`; None where there is none."""
+        return None
+
     def parse_find(self, result: CommandResult) -> list[JobStatus]:
         """Jobs with their names. Raises `PollFailed`."""
         return self.parse_poll(result)

@@ -37,6 +37,12 @@ class Safe:
     """A regular expression that the whole text must match; it admits neither newlines nor quotes."""
     explanation: str
 
+    def check(self, option: str, value: str) -> str:
+        """The value, where it matches. Raises `ConfigError` that names the option, the value and what is allowed."""
+        if re.fullmatch(self.pattern, value) is None:
+            raise _bad_value(option, value, f"allowed: {self.explanation}")
+        return value
+
 
 NAME = Safe(r"[A-Za-z0-9_][A-Za-z0-9_.,:@%+=/-]*", "letters, digits and _ . , : @ % + = / - (not first)")
 PATH = Safe(r"[\w.,:@%+=/~(){}$ -]+", "a path of letters, digits, blanks and _ . , : @ % + = ~ ( ) { } $ -")
@@ -342,8 +348,7 @@ def check_values(options: JobOptions) -> None:
     options_type: Any = type(options)
     for name, rule in _rules(options_type).items():
         for text in _texts(getattr(options, name)):
-            if re.fullmatch(rule.pattern, text) is None:
-                raise _bad_value(name, text, f"allowed: {rule.explanation}")
+            rule.check(name, text)
     for name in options.env:
         if VARIABLE.fullmatch(name) is None:
             raise _bad_value("env", name, "not the name of an environment variable")

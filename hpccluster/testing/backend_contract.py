@@ -16,6 +16,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ import pytest
 from hpccluster.backend.base import Backend
 from hpccluster.backend.batch import BatchBackend
 from hpccluster.backend.dialect import CommandResult
+from hpccluster.backend.options import BatchOptions, JobOptions
 from hpccluster.errors import BackendError, BackendUnavailable, CancelFailed, ConfigError, PollFailed, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import JobSpec, JobState, JobStatus
@@ -298,6 +300,25 @@ class BackendContract:
             with contextlib.suppress(ConfigError):
                 text = backend.render(self.spec(directory, "true", **{name: "/a\nhpc-added-line"}))
                 assert "\nhpc-added-line" not in text, f"the {name} of the job has added a line to its script"
+
+    def test_script_holds_what_the_user_adds(self, backend: Backend, directory: Path) -> None:
+        usual: Any = getattr(backend, "options", None)
+        if not isinstance(usual, JobOptions):
+            pytest.skip("this backend keeps no options")
+        added: dict[str, Any] = {
+            "job_script_prologue": ("echo prologue; #1",),
+            "job_script_epilogue": ("echo epilogue; #2",),
+        }
+        if isinstance(usual, BatchOptions):
+            added["job_extra_directives"] = ("-Z hpc-contract",)
+        changed: Any = backend
+        try:
+            changed.options = replace(usual, **added)
+            script = backend.render(self.spec(directory, "true"))
+        finally:
+            changed.options = usual
+        for option, lines in added.items():
+            assert lines[0] in script, f"{option}= is not in the script"
 
     def test_credential_arrives(self, backend: Backend, directory: Path) -> None:
         if backend.credential_way not in ("stdin", "inline"):

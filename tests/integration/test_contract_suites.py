@@ -21,7 +21,7 @@ from hpccluster.testing.fake_commands import FakeSlurm
 from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
 from hpccluster_slurm.backend import SlurmBackend
-from hpccluster_slurm.dialect import SlurmDialect
+from hpccluster_slurm.dialect import SlurmContext, SlurmDialect
 from hpccluster_slurm.options import SlurmOptions
 
 Caught = (AssertionError, pytest.fail.Exception, LookupError, UnicodeError, LogsUnavailable)
@@ -240,6 +240,11 @@ class RendersOtherwise(Honest):
         return self.change(super().render(spec), spec)
 
 
+class HasNoEpilogue(RendersOtherwise):
+    def change(self, text: str, spec: JobSpec) -> str:
+        return "\n".join(line for line in text.splitlines() if line not in self.options.job_script_epilogue)
+
+
 class LetsTheShellExpand(RendersOtherwise):
     def change(self, text: str, spec: JobSpec) -> str:
         for name, value in spec.environment:
@@ -285,6 +290,7 @@ WRONG: list[tuple[type[Honest], str]] = [
     (CloseCancels, "test_close_cancels_nothing"),
     (RendersAnew, "test_rendering_is_pure"),
     (LetsTheShellExpand, "test_output_and_end_are_told"),
+    (HasNoEpilogue, "test_script_holds_what_the_user_adds"),
     (AddsALineOfTheUser, "test_values_cannot_add_lines"),
 ]
 
@@ -338,6 +344,11 @@ class TakesFailureToFindForNothing(SlurmDialect):
         return [] if result.returncode else super().parse_find(result)
 
 
+class ForgetsDirectivesOfTheUser(SlurmDialect):
+    def context(self, spec: JobSpec, options: SlurmOptions) -> SlurmContext:
+        return replace(super().context(spec, options), extra_directives=())
+
+
 class RefusesWhateverItDoesNotKnow(SlurmDialect):
     def submit_error(self, result: CommandResult, script: str, options: SlurmOptions) -> BackendError:
         return SubmitRefused(result.stderr, code="HPC-SUBMIT-NO", details={"said": result.stderr})
@@ -347,6 +358,7 @@ class RefusesWhateverItDoesNotKnow(SlurmDialect):
     ("backend_type", "dialect", "test"),
     [
         (PollsJobByJob, SlurmDialect, "test_poll_asks_once_for_all"),
+        (SlurmBackend, ForgetsDirectivesOfTheUser, "test_script_holds_what_the_user_adds"),
         (SlurmBackend, TakesFailureForAnEmptyList, "test_failing_commands_say_nothing"),
         (SlurmBackend, TakesFailureToFindForNothing, "test_failing_commands_say_nothing"),
         (SlurmBackend, RefusesWhateverItDoesNotKnow, "test_failing_commands_say_nothing"),

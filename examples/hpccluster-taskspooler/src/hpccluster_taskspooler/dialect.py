@@ -150,6 +150,9 @@ class TaskSpoolerDialect(Dialect[TaskSpoolerOptions]):
     def find_command(self, names: Collection[JobName]) -> Sequence[str]:
         return ("tsp", "-l")
 
+    def find_all_command(self) -> Sequence[str]:
+        return ("tsp", "-l")
+
     def explain(self, status: JobStatus) -> str:
         if status.state != JobState.PENDING:
             return ""

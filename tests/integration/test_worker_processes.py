@@ -206,14 +206,27 @@ class TestDeaths:
 
     def test_workers_that_cannot_start_are_given_up(self, play: Play, tmp_path: Path) -> None:
         async def scene(site: Site) -> None:
-            blocked = tmp_path / "file"
-            blocked.write_text("not a directory")
-            job = await site.start("--local-directory", str(blocked / "below"))
-            nanny = await site.scheduler.nanny()
-            exits = [await nanny.next(WorkerExited) for _ in range(3)]
-            assert [told.restarting for told in exits] == [True, True, False]
-            assert "NotADirectoryError" in exits[2].log_tail
+            place = tmp_path / "place"
+            job, nanny, worker = await site.job("--local-directory", str(place))
+            place.rmdir()
+            place.write_text("no directory any more")
+            worker.run(1, _doing("os.kill(os.getpid(), 9)"))
+            exits = [await nanny.next(WorkerExited) for _ in range(4)]
+            assert [told.restarting for told in exits] == [True, True, True, False]
+            assert "cannot be made here" in exits[3].log_tail
             assert await job.wait() == 1
+
+        play(scene)
+
+    def test_a_local_directory_that_cannot_be_made_is_an_error_before_anything_starts(
+        self, play: Play, tmp_path: Path
+    ) -> None:
+        async def scene(site: Site) -> None:
+            blocked = tmp_path / "file"
+            blocked.write_text("no directory")
+            job = await site.start("--local-directory", str(blocked / "below"))
+            assert await job.wait() == 2
+            assert f"local_directory='{blocked}/below' cannot be made here" in job.log
 
         play(scene)
 

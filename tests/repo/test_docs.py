@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import textwrap
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
+
+from hpccluster.backend.dialect import Dialect
+from hpccluster.backend.template import TemplateContext
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -45,6 +49,19 @@ def test_no_path_of_a_machine_is_left_in_the_tree() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".md", ".sh", ".yaml"}:
                 assert not pattern.search(path.read_text()), path
+
+
+def test_names_of_templates_and_methods_of_dialects_are_all_there() -> None:
+    templates = (ROOT / "docs" / "templates.md").read_text()
+    for field in dataclasses.fields(TemplateContext):
+        assert f"`{field.name}`" in templates, f"docs/templates.md does not tell of {field.name}"
+    plugins = (ROOT / "docs" / "plugins.md").read_text()
+    for name, method in vars(Dialect).items():
+        if not name.startswith("_") and callable(method):
+            row = next(line for line in plugins.splitlines() if line.startswith("| ") and f"`{name}`" in line)
+            assert ("optional:" in row) != (name in Dialect.__abstractmethods__), (
+                f"docs/plugins.md: is {name} optional?"
+            )
 
 
 def test_the_plugin_api_is_there_and_the_example_is_quoted_as_it_is() -> None:

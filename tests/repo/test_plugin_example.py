@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from hpccluster import __version__
+from hpccluster.backend.options import JobOptions
+from hpccluster.config.schema import ClusterOptions
 from support.cluster_processes import VARIABLE, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +148,25 @@ def test_it_imports_the_plugin_api_only() -> None:
         for path in folder.rglob("*.py"):
             used = {name for name in _imports(path) if name.split(".")[0] == "hpccluster"}
             assert used <= public, f"{path.name} imports {used - public}"
+
+
+def test_its_cluster_class_names_every_keyword() -> None:
+    """So that nothing which the backend takes from YAML is refused in Python."""
+    names = set(_annotated(EXAMPLE / "src" / "hpccluster_taskspooler" / "options.py"))
+    names |= {field.name for kind in (JobOptions, ClusterOptions) for field in dataclasses.fields(kind)}
+    init = next(
+        node
+        for node in ast.walk(ast.parse((EXAMPLE / "src" / "hpccluster_taskspooler" / "cluster.py").read_text()))
+        if isinstance(node, ast.FunctionDef)
+    )
+    given = {argument.arg for argument in init.args.kwonlyargs}
+    assert given - {"n_workers", "start_timeout"} == names - {"backend", "extends"}
+
+
+def _annotated(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
 
 
 def _imports(path: Path) -> Iterator[str]:

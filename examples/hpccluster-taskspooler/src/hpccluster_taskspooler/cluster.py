@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hpccluster.cluster.manager import START_TIMEOUT, ClusterManager
 
@@ -29,16 +29,29 @@ class TaskSpoolerCluster(ClusterManager):
         socket: str | Path | None = None,
         slots: int | None = None,
         walltime: str | float | None = None,
+        gpus: int | None = None,
         python: str | Path | None = None,
+        shebang: str | None = None,
         job_script_prologue: Sequence[str] | None = None,
         job_script_epilogue: Sequence[str] | None = None,
         env: Mapping[str, str | int | float] | None = None,
+        worker_extra_args: Sequence[str] | None = None,
+        interface: str | None = None,
+        local_directory: str | Path | None = None,
         log_directory: str | Path | None = None,
+        death_timeout: str | float | None = None,
         template: str | Path | None = None,
         n_workers: int | None = None,
         scale: Mapping[str, Any] | None = None,
         adapt: Mapping[str, Any] | None = None,
         name: str | None = None,
+        host: str | None = None,
+        contact_host: str | None = None,
+        port: int | None = None,
+        protocol: Literal["tls", "tcp"] | None = None,
+        engine: Literal["native", "dask"] | None = None,
+        state_directory: str | Path | None = None,
+        linger: str | float | None = None,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         given = {key: value for key, value in locals().items() if key != "self"}

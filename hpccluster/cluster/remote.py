@@ -72,7 +72,7 @@ async def wait_with_progress(remote: Remote, n: int | None, timeout: float | Non
     shown = False
     pause = PROGRESS_DELAY
     try:
-        while not (await asyncio.wait({waiting}, timeout=pause if sys.stderr.isatty() else None))[0]:
+        while not (await asyncio.wait({waiting}, timeout=pause if _is_on_terminal() else None))[0]:
             info, jobs = await asyncio.gather(remote.request("info"), remote.request("jobs"))
             line = format_waiting(info["workers"], info["expected_workers"] if n is None else n, Jobs.from_plain(jobs))
             sys.stderr.write(f"\r\x1b[K{line}")
@@ -84,3 +84,10 @@ async def wait_with_progress(remote: Remote, n: int | None, timeout: float | Non
         if shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _is_on_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, the program has closed it, or has put something else there
+        return False

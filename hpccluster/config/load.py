@@ -33,10 +33,17 @@ _KNOWN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "
 
 def shown(path: Path) -> str:
     """A path as people write it: relative to here, or with ``~``."""
-    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
+    for base, prefix in ((_here(), ""), (Path.home(), "~/")):
         if path.is_absolute() and path.is_relative_to(base):
             return prefix + str(path.relative_to(base))
     return str(path)
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it has been removed: nothing lies in it
+        return Path()
 
 
 def default_paths(environ: Mapping[str, str]) -> list[Path]:
@@ -56,11 +63,11 @@ def places(environ: Mapping[str, str]) -> Iterator[tuple[str, list[Path]]]:
         # policy.yaml holds a site's limits; it is not a layer of values
         files = [path for path in sorted(folder.glob("*.yaml")) if path.name != "policy.yaml"]
         yield f"{shown(folder)}/*.yaml", files
-    project = Path.cwd() / "hpccluster.yaml"
+    project = _here() / "hpccluster.yaml"
     yield "./hpccluster.yaml", [project] if project.exists() else []
     if named := environ.get("HPCCLUSTER_CONFIG"):
         path = Path(named).expanduser()
-        yield "$HPCCLUSTER_CONFIG", [path if path.is_absolute() else Path.cwd() / path]
+        yield "$HPCCLUSTER_CONFIG", [path if path.is_absolute() else _here() / path]
     else:
         yield "$HPCCLUSTER_CONFIG", []
 

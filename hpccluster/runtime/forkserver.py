@@ -229,7 +229,8 @@ class _Server:
         except BaseException:  # noqa: BLE001 - the top of a process: it is shown, and the process ends
             sys.excepthook(*sys.exc_info())
         finally:
-            sys.stderr.flush()
+            with suppress(Exception):  # a task may have put anything there
+                sys.stderr.flush()
             os._exit(EXIT_BUG)
 
     def _bury(self) -> None:

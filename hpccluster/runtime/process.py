@@ -133,7 +133,7 @@ def leave_process(code: int) -> NoReturn:
     thread.start()
     thread.join(ATEXIT_TIME)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(Exception):  # a task may have closed it, or put anything there
             stream.flush()
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)

@@ -103,6 +103,26 @@ def test_a_script_needs_no_main_guard(state: Path) -> None:
     assert files_of(state) == []
 
 
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        "for descriptor in (0, 1, 2): os.close(descriptor)\nsys.stdin = sys.stdout = sys.stderr = None\n",
+        "class Tee:\n    def write(self, text): pass\n    def flush(self): pass\nsys.stderr = Tee()\n",
+        "os.mkdir('gone')\nos.chdir('gone')\nos.rmdir(os.getcwd())\n",
+    ],
+    ids=["no standard streams", "an stderr of the program's own", "a working directory that is gone"],
+)
+def test_a_program_in_odd_surroundings(state: Path, tmp_path: Path, surroundings: str) -> None:
+    process = script(
+        f"import os, sys\nos.chdir({str(tmp_path)!r})\n{surroundings}"
+        "from hpccluster import LocalCluster, Client\n"
+        "with LocalCluster(n_workers=1) as cluster, Client(cluster) as client:\n"
+        "    assert client.submit(pow, 2, 3).result(timeout=20) == 8\n"
+    )
+    out, errors = process.communicate(timeout=40)
+    assert (out, errors, process.returncode) == ("", "", 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_an_owner_that_is_killed(state: Path, number: signal.Signals) -> None:
     process = script(

@@ -278,6 +278,18 @@ class TestEnds:
 
         play(scene)
 
+    def test_a_worker_whose_tasks_have_taken_its_streams_away_ends_as_any_other(self, play: Play) -> None:
+        async def scene(site: Site) -> None:
+            job, nanny, worker = await site.job()
+            worker.run(1, _doing("sys.stdout = sys.stderr = None"))
+            await worker.result(1)
+            worker.send(Leave("retired"))
+            told = await nanny.next(WorkerExited)
+            assert (told.expected, told.exit_code) == (True, 0)
+            assert await job.wait() == 0
+
+        play(scene)
+
     def test_sigterm_is_bounded_by_the_grace(self, play: Play) -> None:
         async def scene(site: Site) -> None:
             job, _, worker = await site.job("--grace", "0.3")

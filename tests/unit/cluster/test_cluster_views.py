@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpccluster.cluster.views import Jobs, Logs, Workers, format_summary, format_time, format_waiting
+from hpccluster.cluster.views import Jobs, Logs, Workers, format_summary, format_waiting
+from hpccluster.fleet.views import format_time
 
 PLAIN = {
     "id": "",

@@ -36,12 +36,10 @@ class RemoteTarget:
 
     def __post_init__(self) -> None:
         # such a name never gets near a command line of ours, but it would get near the user's, copied from a message
-        if (
-            not self.host
-            or self.host.startswith("-")
-            or any(sign.isspace() or not sign.isprintable() for sign in self.host)
-        ):
+        if not _is_plain(self.host):
             raise ValueError(f"{self.host!r} is no name of a host")
+        if self.user is not None and not _is_plain(self.user):
+            raise ValueError(f"{self.user!r} is no name of a user")
 
     @classmethod
     def parse(cls, text: str, **more: Any) -> RemoteTarget:
@@ -52,8 +50,10 @@ class RemoteTarget:
         user, at, place = text.rpartition("@")
         host, port = place, ""
         if place.startswith("["):
-            host, _, rest = place[1:].partition("]")
+            host, end, rest = place[1:].partition("]")
             port = rest.removeprefix(":")
+            if not end or rest == ":" or (rest and rest == port):
+                raise ValueError(f"{text!r} is not [user@]host[:port]")
         elif place.count(":") == 1:
             host, _, port = place.partition(":")
         if (at and not user) or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
@@ -65,6 +65,18 @@ class RemoteTarget:
         """The host as people write it: ``user@host:port``, with what was said."""
         host = f"[{self.host}]" if ":" in self.host and self.port else self.host
         return f"{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
+
+
+_SHELL = frozenset("'`\"$\\;&<>|(){}")
+"""What a shell would take for its own; OpenSSH refuses these in names, too."""
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        bool(name)
+        and not name.startswith("-")
+        and not any(sign in _SHELL or sign.isspace() or not sign.isprintable() for sign in name)
+    )
 
 
 RunnerFactory = Callable[[RemoteTarget], "Runner"]

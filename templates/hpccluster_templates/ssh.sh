@@ -18,7 +18,15 @@ exec 3<&0 </dev/null
     trap '' HUP INT
     hpc_over=
     trap 'hpc_over=yes' USR1
-    hpc_listen() { timeout {{ silence }} dd bs=1 count=1 <&3; }
+    # Not every system has `timeout`; without perl, too, only the end of the life line is noticed, and no silence.
+    if command -v timeout; then
+        hpc_within() { timeout "$@"; }
+    elif command -v perl; then
+        hpc_within() { perl -e 'alarm shift; exec @ARGV' "$@"; }
+    else
+        hpc_within() { shift; "$@"; }
+    fi
+    hpc_listen() { hpc_within {{ silence }} dd bs=1 count=1 <&3; }
     while [ -z "$hpc_over" ] && [ -n "$(hpc_listen)" ]; do :; done
     trap '' USR1 TERM
     kill -s 0 -- "-$$" || hpc_alone=yes

@@ -5,11 +5,13 @@ Must not know how a cluster comes to be or ends.
 
 from __future__ import annotations
 
+import asyncio
 import html
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hpccluster.errors import ClusterClosed, CommError, HpcClusterError, SubmitRefused
@@ -30,6 +32,12 @@ class Status(str):
 
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other.value if isinstance(other, Enum) else other)
+
+
+def asks_asynchronously(caller: FrameType) -> bool:
+    """Whether that is a method of dask's client which passes our answer on to a coroutine that awaits it."""
+    client: Any = caller.f_locals.get("self")
+    return type(client).__module__.partition(".")[0] == "distributed" and bool(client.asynchronous)
 
 
 class ClusterControls:
@@ -206,17 +214,21 @@ class ClusterControls:
         given = {key: value for key, value in locals().items() if key != "self" and value is not None}
         self._ask("adapt", **given)
 
-    def wait_for_workers(self, n: int | None = None, timeout: float | None = None) -> None:
-        """Wait until ``n`` workers are connected (all that are expected, where it is left out).
+    def wait_for_workers(self, n_workers: int | None = None, timeout: float | str | None = None) -> Any:
+        """Wait until ``n_workers`` are connected (all that are expected, where it is left out); ``timeout``: 60, "1min".
 
         Raises `JobDied` with the cause where a job has ended before its workers came, and `StartTimeout` that lists
         which jobs wait and why.
         """
+        if asks_asynchronously(sys._getframe(1)):
+            return asyncio.to_thread(self.wait_for_workers, n_workers, timeout)
+        from hpccluster.cluster.describe import parse_timeout
         from hpccluster.cluster.remote import wait_with_progress
 
         self._check_open()
         try:
-            self._remote.run(wait_with_progress(self._remote, n, timeout))
+            self._remote.run(wait_with_progress(self._remote, n_workers, parse_timeout(timeout)))
+            return None
         except CommError as error:
             raise self._explain(error) from error
         except SubmitRefused as error:

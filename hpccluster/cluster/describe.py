@@ -76,6 +76,14 @@ def make_scale(
     return request
 
 
+def parse_timeout(timeout: float | str | None) -> float | None:
+    """Seconds, of a time as users write it. Raises `ConfigError`."""
+    try:
+        return parse_duration(timeout) if isinstance(timeout, str) else timeout
+    except ValueError as error:
+        raise ConfigError(f"timeout={timeout!r}: {error}") from None
+
+
 def parent_directory(setting: str | Path | None = None) -> Path:
     """The directory that holds the directories of this user's clusters. Raises `ConfigError` for a variable that is not set."""
     if not setting:

@@ -251,12 +251,12 @@ class Client:
         """Ask the head for ``operation``; its answer as plain values. Raises the head's error as itself."""
         return sync.run(self._live().request(operation, arguments), timeout)
 
-    def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until at least ``n`` workers are there.
+    def wait_for_workers(self, n_workers: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least ``n_workers`` are there.
 
         Raises `StartTimeout` saying which jobs wait and why, `JobDied` with the log of a job that ended too early.
         """
-        sync.run(self._live().request("wait_for_workers", {"n": n, "timeout": timeout}))
+        sync.run(self._live().request("wait_for_workers", {"n": n_workers, "timeout": timeout}))
 
     def scheduler_info(self) -> dict[str, Any]:
         """The cluster's ``name``, ``id``, ``address``, ``workers`` (by name) and counts of ``tasks``."""

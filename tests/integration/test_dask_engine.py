@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import re
@@ -25,7 +26,7 @@ import hpccluster
 from hpccluster import ClusterManager, LocalCluster
 from hpccluster.comm.authority import Authority
 from hpccluster.comm.connection_file import read_connection_file, write_connection_file
-from hpccluster.errors import ClusterError, CommError, ConfigError, JobDied
+from hpccluster.errors import ClusterError, CommError, ConfigError, JobDied, StartTimeout
 from hpccluster.fleet.diagnose import Stage, reached
 from hpccluster.head.directory import read_record
 from hpccluster.protocol.messages import Role
@@ -101,6 +102,20 @@ def test_what_the_manager_says_of_it(shared: LocalCluster, client: Any) -> None:
     assert "Register worker" in text["head"]
     assert all("Registered to" in log for job, log in text.items() if job != "head")
     assert "-m hpccluster.engine.dask_worker" in shared.job_script()
+
+
+def test_the_manager_is_of_use_to_asynchronous_clients(shared: LocalCluster) -> None:
+    async def use() -> int:
+        async with distributed.Client(shared, asynchronous=True) as client:
+            await client.wait_for_workers(2, timeout="30s")
+            with pytest.raises(StartTimeout):
+                await client.wait_for_workers(3, timeout=0.1)
+            return int(await client.submit(pow, 2, 3))
+
+    assert asyncio.run(use()) == 8
+    assert shared.wait_for_workers(n_workers=2, timeout="30s") is None
+    with pytest.raises(ConfigError, match="timeout='soon'"):
+        shared.wait_for_workers(2, "soon")
 
 
 def test_nobody_listens_beyond_this_host(shared: LocalCluster) -> None:

@@ -6,8 +6,10 @@ help:
 	@echo "make demo     run a small real computation on a cluster on this machine"
 	@echo "make test     the whole test suite (as root on Debian or Ubuntu on a real Slurm, too)"
 	@echo "make unit     the tests without processes and sockets"
+	@echo "make slurm    the tests on a real Slurm"
 	@echo "make docker   the tests on the dockerised Slurm of ci/slurm-docker"
 	@echo "make check    format, lint, types, floors"
+	@echo "make format   what of that mends itself"
 	@echo "make bench    against dask and concurrent.futures, in one run"
 
 demo:

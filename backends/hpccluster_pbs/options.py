@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from hpccluster.backend.directives import Directives, refused_directive
-from hpccluster.backend.options import NAME, BatchOptions, Safe
+from hpccluster.backend.directives import Directives
+from hpccluster.backend.options import NAME, BatchOptions, Safe, bad_value
 from hpccluster.errors import ConfigError
 
 RESOURCES = Safe(
@@ -121,4 +121,4 @@ class PBSOptions(BatchOptions):
 
 def no_placement(place: str) -> ConfigError:
     """The error for a placement in Torque."""
-    return refused_directive("place", place, "Torque has no placement; leave it out, or use resource_spec=")
+    return bad_value("place", place, "Torque has no placement; leave it out, or use resource_spec=")

@@ -9,8 +9,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hpccluster.backend.options import BatchOptions
-from hpccluster.errors import ConfigError
+from hpccluster.backend.options import BatchOptions, bad_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +37,12 @@ class Directives:
             for text in getattr(options, option):
                 for spelling in self.options_of(text):
                     if spelling in self.impossible:
-                        raise refused_directive(option, text, self.impossible[spelling])
+                        raise bad_value(option, text, self.impossible[spelling])
                     found = self._names_of(spelling, is_skip=is_skip)
                     if not found.isdisjoint(self.essential):
-                        raise refused_directive(option, text, "this directive has to stay as it is")
+                        raise bad_value(option, text, "this directive has to stay as it is")
                     if is_skip and not found:
-                        raise refused_directive(option, text, self._suggestion(spelling))
+                        raise bad_value(option, text, self._suggestion(spelling))
                     names |= found
         return frozenset(names)
 
@@ -61,10 +60,3 @@ class Directives:
         known = [one for spellings in self.spellings.values() for one in spellings]
         near = difflib.get_close_matches(spelling, known, n=1)
         return f"no such directive in the job script; {f'did you mean {near[0]!r}?' if near else f'there are {known}'}"
-
-
-def refused_directive(option: str, value: str, why: str) -> ConfigError:
-    """The error for the value of an option that is, or becomes, a directive."""
-    return ConfigError(
-        f"{option}={value!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": option, "value": value}
-    )

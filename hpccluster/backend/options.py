@@ -40,7 +40,7 @@ class Safe:
     def check(self, option: str, value: str) -> str:
         """The value, where it matches. Raises `ConfigError` that names the option, the value and what is allowed."""
         if re.fullmatch(self.pattern, value) is None:
-            raise _bad_value(option, value, f"allowed: {self.explanation}")
+            raise bad_value(option, value, f"allowed: {self.explanation}")
         return value
 
 
@@ -201,11 +201,11 @@ class BatchOptions(JobOptions):
         try:
             RemoteTarget.parse(self.ssh)
         except ValueError as error:
-            raise _bad_value("ssh", self.ssh, str(error)) from None
+            raise bad_value("ssh", self.ssh, str(error)) from None
         for name in ("remote_directory", "log_directory"):
             value = getattr(self, name)
             if (value is None and name == "remote_directory") or (value is not None and not value.startswith("/")):
-                raise _bad_value(name, value, "with ssh=, an absolute directory on the login host is needed")
+                raise bad_value(name, value, "with ssh=, an absolute directory on the login host is needed")
 
     def required_options(self) -> tuple[str, ...]:
         return ("cores", "memory")
@@ -351,33 +351,33 @@ def check_values(options: JobOptions) -> None:
             rule.check(name, text)
     for name in options.env:
         if VARIABLE.fullmatch(name) is None:
-            raise _bad_value("env", name, "not the name of an environment variable")
+            raise bad_value("env", name, "not the name of an environment variable")
     for name in ("memory", "job_memory", "job_mem"):
         check_memory(name, getattr(options, name, None))
     for name in ("walltime", "death_timeout"):
         _check_parsed(name, getattr(options, name), parse_duration)
     if options.walltime is not None and parse_duration(options.walltime) <= 0:
-        raise _bad_value("walltime", options.walltime, "more than nothing; leave it out for the queue's own limit")
+        raise bad_value("walltime", options.walltime, "more than nothing; leave it out for the queue's own limit")
     if options.python is not None:
         try:
             words = shlex.split(options.python)
         except ValueError as error:
-            raise _bad_value("python", options.python, str(error)) from None
+            raise bad_value("python", options.python, str(error)) from None
         if not words:
-            raise _bad_value("python", options.python, "no command")
+            raise bad_value("python", options.python, "no command")
     for name in ("cores", "processes", "job_cpu"):
         number = getattr(options, name, None)
         if number is not None and number < 1:
-            raise _bad_value(name, number, "at least 1")
+            raise bad_value(name, number, "at least 1")
     if options.gpus < 0:
-        raise _bad_value("gpus", options.gpus, "not negative")
+        raise bad_value("gpus", options.gpus, "not negative")
 
 
 def check_memory(name: str, value: str | float | None) -> None:
     """Refuse what is no size, and a size so small that its unit was forgotten. Raises `ConfigError`."""
     _check_parsed(name, value, parse_bytes)
     if value is not None and 0 < parse_bytes(value) < LEAST_MEMORY:
-        raise _bad_value(name, value, f"that is {parse_bytes(value)} bytes; write the unit, as in {name}='32GB'")
+        raise bad_value(name, value, f"that is {parse_bytes(value)} bytes; write the unit, as in {name}='32GB'")
 
 
 def _check_parsed(name: str, value: str | float | None, parse: Callable[[str | float], float]) -> None:
@@ -385,10 +385,11 @@ def _check_parsed(name: str, value: str | float | None, parse: Callable[[str | f
         try:
             parse(value)
         except ValueError as error:
-            raise _bad_value(name, value, str(error)) from None
+            raise bad_value(name, value, str(error)) from None
 
 
-def _bad_value(name: str, value: object, why: str) -> ConfigError:
+def bad_value(name: str, value: object, why: str) -> ConfigError:
+    """The error for an option's value that cannot be used."""
     return ConfigError(
         f"{name}={value!r}: {why}", code="HPC-CONFIG-VALUE", details={"option": name, "value": repr(value)}
     )

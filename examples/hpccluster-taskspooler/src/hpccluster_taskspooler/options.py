@@ -7,8 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hpccluster.backend.options import PATH, JobOptions
-from hpccluster.errors import ConfigError
+from hpccluster.backend.options import PATH, JobOptions, bad_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,4 +24,4 @@ class TaskSpoolerOptions(JobOptions):
     def __post_init__(self) -> None:
         JobOptions.__post_init__(self)
         if self.slots is not None and self.slots < 1:
-            raise ConfigError(f"slots={self.slots!r}: at least 1", code="HPC-CONFIG-VALUE", details={"option": "slots"})
+            raise bad_value("slots", self.slots, "at least 1")

@@ -278,15 +278,19 @@ class TestEnds:
 
         play(scene)
 
-    def test_a_worker_whose_tasks_have_taken_its_streams_away_ends_as_any_other(self, play: Play) -> None:
+    def test_a_worker_whose_tasks_have_taken_its_streams_away_ends_alone(self, play: Play) -> None:
         async def scene(site: Site) -> None:
-            job, nanny, worker = await site.job()
-            worker.run(1, _doing("sys.stdout = sys.stderr = None"))
-            await worker.result(1)
-            worker.send(Leave("retired"))
+            _, nanny, first = await site.job("--nworkers", "2")
+            second = await site.scheduler.worker()
+            last, other = sorted((first, second), key=lambda worker: worker.hello.pid, reverse=True)
+            last.run(1, _doing("sys.stdout = sys.stderr = None"))
+            await last.result(1)
+            last.send(Leave("retired"))
             told = await nanny.next(WorkerExited)
-            assert (told.expected, told.exit_code) == (True, 0)
-            assert await job.wait() == 0
+            assert (told.worker, told.expected, told.exit_code) == (last.name, True, 0)
+            other.run(2, pow, 2, 3)
+            assert await other.result(2) == 8
+            assert not other.lost.done()
 
         play(scene)
 

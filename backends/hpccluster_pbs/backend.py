@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -36,6 +37,8 @@ DELETE_TIMEOUT = 10.0
 """Seconds that a qdel may take. It answers for all its jobs together, in some ten ms; where one of them is on a node that
 hangs, it waits for that node for ever, and has asked for the end of the others long ago."""
 
+_PBS_EXEC = """sed -n 's/^PBS_EXEC=//p' "${PBS_CONF_FILE:-/etc/pbs.conf}" """
+
 _ATTEMPTS = 6
 """Ways of asking that are tried: each teaches one thing at most."""
 
@@ -66,7 +69,14 @@ class PBSBackend(BatchBackend[PBSOptions]):
         """Ask the commands what they are, once. Raises `BackendUnavailable`, `CommandFailed`."""
         if self._is_known:
             return
-        result = await self.runner.run(("qstat", "--version"), timeout=QUERY_TIMEOUT)
+        directory = ""
+        try:
+            result = await self.runner.run(("qstat", "--version"), timeout=QUERY_TIMEOUT)
+        except BackendUnavailable as error:
+            directory = await self._directory() if error.code == "HPC-BACKEND-COMMAND" else ""
+            if not directory:
+                raise
+            result = await self.runner.run((f"{directory}qstat", "--version"), timeout=QUERY_TIMEOUT)
         flavour = flavour_of(result)
         if flavour is None:
             said = (result.stdout + result.stderr).strip() or f"exit code {result.returncode}"
@@ -77,7 +87,17 @@ class PBSBackend(BatchBackend[PBSOptions]):
                 code="HPC-BACKEND-DIALECT",
                 details={"said": said[:500]},
             )
-        self.dialect, self._is_known = PBSDialect.of(flavour), True
+        self.dialect, self._is_known = replace(PBSDialect.of(flavour), directory=directory), True
+
+    async def _directory(self) -> str:
+        """Where PBS's configuration says that its commands are: ``/opt/pbs`` is on the ``PATH`` of login shells only, so
+        not of commands by SSH. Empty where nothing says so."""
+        try:
+            told = await self.runner.run(("/bin/sh", "-c", _PBS_EXEC), timeout=QUERY_TIMEOUT)
+        except BackendError:
+            return ""
+        path = told.stdout.strip()
+        return f"{path}/bin/" if re.fullmatch(r"/[\x21-\x7e]+", path) else ""
 
     async def refusal(self, error: BackendError) -> BackendError:
         """Adds what the server would accept: its queues, with the nearest as a suggestion, or the limits of the queue."""
@@ -97,7 +117,7 @@ class PBSBackend(BatchBackend[PBSOptions]):
 
     async def _told(self, about: str) -> str:
         """What qstat prints of all queues (``-Q``) or of the server (``-B``); empty where it fails."""
-        command = ("qstat", about, "-f")
+        command = self.dialect.command("qstat", about, "-f")
         result = await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
         return result.stdout if result.returncode == 0 else ""
 

@@ -112,11 +112,17 @@ class PBSDialect(Dialect[PBSOptions]):
     """Whether to ask for finished jobs, too. A server without a history tells nothing at all then."""
     express: bool = True
     """Whether many jobs are asked for in one request."""
+    directory: str = ""
+    """Where the commands are, where that is not on ``PATH``; ends with a slash."""
 
     @classmethod
     def of(cls, flavour: Flavour) -> PBSDialect:
         """What to begin with."""
         return cls(flavour) if flavour == "openpbs" else cls(flavour, "text", history=False, express=False)
+
+    def command(self, name: str, *arguments: str) -> tuple[str, ...]:
+        """The command line of one of PBS's commands."""
+        return (f"{self.directory}{name}", *arguments)
 
     def one_by_one(self) -> PBSDialect:
         """The same without express requests."""
@@ -168,7 +174,7 @@ class PBSDialect(Dialect[PBSOptions]):
     def submit_command(self, spec: JobSpec, options: PBSOptions) -> Sequence[str]:
         # Without -f, OpenPBS hands the submission to a background process: a qsub that was given up would still submit.
         # (Torque's -f means something else.)
-        return ("qsub", "-f") if self.flavour == "openpbs" else ("qsub",)
+        return self.command("qsub", *(("-f",) if self.flavour == "openpbs" else ()))
 
     def submit_environment(self, context: TemplateContext) -> Mapping[str, str | None]:
         return {"PBS_DPREFIX": None}  # what directives begin with
@@ -194,7 +200,7 @@ class PBSDialect(Dialect[PBSOptions]):
         # the text form is not asked to be wide (-w): old versions do not know that, and wrapped lines can be joined
         form = {"dsv": ("-F", "dsv", "-D", DELIMITER), "json": ("-F", "json"), "text": ()}[self.form]
         express = ("-E",) if self.express and len(ids) > EXPRESS_ABOVE else ()
-        return ("qstat", *history, *express, "-f", *form, *sorted(ids))
+        return self.command("qstat", *history, *express, "-f", *form, *sorted(ids))
 
     def parse_poll(self, result: CommandResult) -> list[JobStatus]:
         return [_status(report) for report in self._reports(result)]
@@ -274,7 +280,7 @@ class PBSDialect(Dialect[PBSOptions]):
     def select_command(self, user: str) -> Sequence[str]:
         """The ids of a user's jobs that wait or run. Names would have to be given one by one, and are cut in lists."""
         states = ("-s", "EHQRTW") if self.flavour == "torque" else ()
-        return ("qselect", "-u", user, *states)
+        return self.command("qselect", "-u", user, *states)
 
     def parse_select(self, result: CommandResult) -> list[JobId]:
         """What qselect printed. Raises `PollFailed`."""
@@ -288,7 +294,7 @@ class PBSDialect(Dialect[PBSOptions]):
     def cancel_command(self, ids: Collection[JobId], *, force: bool = False) -> Sequence[str]:
         """``force``: do not wait for the node. Torque has that for its managers only, and is just asked again."""
         forced = ("-W", "force") if force and self.flavour == "openpbs" else ()
-        return ("qdel", *forced, *sorted(ids))
+        return self.command("qdel", *forced, *sorted(ids))
 
     def cancel_problem(self, result: CommandResult) -> str:
         if result.returncode == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -146,6 +147,36 @@ def test_commands_of_something_else_are_named(pbs: FakePBS, tmp_path: Path) -> N
         with pytest.raises(PollFailed, match="Unknown option: version"):
             await pbs_backend(pbs).poll([JobId("1.pbssrv")])
         assert not pbs.jobs
+
+    asyncio.run(scenario())
+
+
+def test_commands_off_the_path_are_where_the_configuration_says(pbs: FakePBS, tmp_path: Path) -> None:
+    """``/opt/pbs/bin`` is on the ``PATH`` of login shells, not of commands by SSH."""
+    conf = tmp_path / "pbs.conf"
+    conf.write_text(f"PBS_SERVER=pbssrv\nPBS_EXEC={pbs.directory}\nPBS_HOME=/var/spool/pbs\n")
+
+    path = tmp_path / "path"
+    path.mkdir()
+    for name in ("sed", "id"):
+        (path / name).symlink_to(str(shutil.which(name)))
+
+    def backend_with(conf: Path, **options: str) -> PBSBackend:
+        environment = {"PATH": str(path), "PBS_CONF_FILE": str(conf)}
+        return PBSBackend(PBSOptions(cores=1, memory="100MB", **options), LocalRunner(environment))  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        backend = backend_with(conf)
+        spec = make_spec(tmp_path, "sleep 60")
+        job = await backend.submit(spec)
+        assert await backend.find([spec.name]) == {spec.name: job}
+        await CONTRACT.until_gone(backend, job)
+        with pytest.raises(SubmitRefused, match="did you mean 'workq'"):
+            await backend_with(conf, queue="wrokq").submit(spec)
+        for text in ("", "PBS_EXEC=/nowhere\n", "PBS_EXEC=relative\n"):
+            conf.write_text(text)
+            with pytest.raises(BackendUnavailable, match="qstat"):
+                await backend_with(conf).submit(spec)
 
     asyncio.run(scenario())
 

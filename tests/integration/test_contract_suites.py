@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpccluster.backend.dialect import CommandResult
 from hpccluster.backend.runner import LocalRunner
-from hpccluster.errors import BackendError, LogsUnavailable, SubmitRefused
+from hpccluster.errors import BackendError, BackendUnavailable, LogsUnavailable, SubmitRefused
 from hpccluster.ids import JobId, JobName
 from hpccluster.job import CancelReport, JobSpec, JobState, JobStatus
 from hpccluster.testing.backend_contract import BackendContract
 from hpccluster.testing.fake_commands import FakeSlurm
+from hpccluster.testing.runner_contract import RunnerContract
 from hpccluster_local.backend import LocalBackend
 from hpccluster_local.options import LocalOptions
 from hpccluster_slurm.backend import SlurmBackend
@@ -392,3 +395,116 @@ class ForgetfulSuite(Suite):
 def test_batch_system_without_accounting_can_pass(test: str, tmp_path: Path) -> None:
     with contextlib.suppress(pytest.skip.Exception):
         getattr(ForgetfulSuite(), test)(RIGHT.get(test, Forgetful)(), tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- runners
+
+
+class RunnerSuite(RunnerContract):
+    __test__ = False
+    patience = 4.0
+
+
+class WrongRunner(LocalRunner):
+    """The runner of this host, each time with one fault: what it does with the arguments and the result of `run`."""
+
+    def before(self, argv: Sequence[str], how: dict[str, Any]) -> Sequence[str]:
+        return argv
+
+    def after(self, result: CommandResult) -> CommandResult:
+        return result
+
+    async def run(self, argv: Sequence[str], **how: Any) -> CommandResult:
+        return self.after(await super().run(self.before(argv, how), **how))
+
+
+class SplitsWords(WrongRunner):
+    def before(self, argv: Sequence[str], how: dict[str, Any]) -> Sequence[str]:
+        return argv if argv[0] != "printf" else ("sh", "-c", " ".join(argv))
+
+
+class ForgetsTheEnvironment(WrongRunner):
+    def before(self, argv: Sequence[str], how: dict[str, Any]) -> Sequence[str]:
+        how.pop("environment", None)
+        return argv
+
+
+class HasNoTimeout(WrongRunner):
+    def before(self, argv: Sequence[str], how: dict[str, Any]) -> Sequence[str]:
+        how["timeout"] = 60.0
+        return argv
+
+
+class MixesOutputs(WrongRunner):
+    def after(self, result: CommandResult) -> CommandResult:
+        return replace(result, stdout=result.stdout + result.stderr)
+
+
+class CutsOutput(WrongRunner):
+    def after(self, result: CommandResult) -> CommandResult:
+        return replace(result, stdout=result.stdout[:1_000_000])
+
+
+class TellsSignalsAsAShellDoes(WrongRunner):
+    def after(self, result: CommandResult) -> CommandResult:
+        return replace(result, returncode=result.returncode if result.returncode >= 0 else 128 - result.returncode)
+
+
+class TakesAMissingCommandForItsResult(WrongRunner):
+    async def run(self, argv: Sequence[str], **how: Any) -> CommandResult:
+        try:
+            return await super().run(argv, **how)
+        except BackendUnavailable as error:
+            return CommandResult(tuple(argv), 127, "", str(error))
+
+
+class LeavesTheCancelledAlive(WrongRunner):
+    """Until it is closed, so that the test leaves nothing behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[asyncio.Task[CommandResult]] = []
+
+    async def run(self, argv: Sequence[str], **how: Any) -> CommandResult:
+        self.tasks.append(asyncio.create_task(super().run(argv, **how)))
+        return await asyncio.shield(self.tasks[-1])
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await super().close()
+
+
+class ReadsNothingForAMissingFile(WrongRunner):
+    async def read_tail(self, path: str, lines: int | None = None) -> str:
+        try:
+            return await super().read_tail(path, lines)
+        except FileNotFoundError:
+            return ""
+
+
+class ReadsWholeFiles(WrongRunner):
+    async def read_tail(self, path: str, lines: int | None = None) -> str:
+        return await super().read_tail(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test"),
+    [
+        (SplitsWords, "test_words_arrive_unchanged"),
+        (ForgetsTheEnvironment, "test_environment_is_changed_and_messages_are_english"),
+        (HasNoTimeout, "test_command_that_takes_too_long_is_killed"),
+        (MixesOutputs, "test_result_is_told_whole"),
+        (CutsOutput, "test_large_output_comes_whole"),
+        (TellsSignalsAsAShellDoes, "test_signal_that_ended_it_is_told"),
+        (TakesAMissingCommandForItsResult, "test_command_that_is_not_there"),
+        (LeavesTheCancelledAlive, "test_cancelled_command_is_killed"),
+        (ReadsNothingForAMissingFile, "test_file_that_is_missing_or_cannot_be_read"),
+        (ReadsWholeFiles, "test_tail_of_a_file"),
+    ],
+)
+def test_wrong_runner_is_caught(wrong: type[WrongRunner], test: str) -> None:
+    getattr(RunnerSuite(), test)(LocalRunner())
+    with pytest.raises((AssertionError, pytest.fail.Exception, TimeoutError)):
+        getattr(RunnerSuite(), test)(wrong())

@@ -1,4 +1,5 @@
-"""The engine dask in the jobs of batch systems: a real Slurm, as an ordinary user of it, and the fake commands of a PBS."""
+"""The engine dask in the jobs of batch systems: real Slurms, as an ordinary user of them (the dockerised one has hosts that
+really are separate), and the fake commands of a PBS."""
 
 from __future__ import annotations
 
@@ -22,8 +23,19 @@ def empty(site: Site) -> Iterator[Site]:
     site.wait_until_empty()
 
 
-@pytest.fixture(params=["pbs", pytest.param("slurm", marks=pytest.mark.slurm)])
+@pytest.fixture(
+    params=[
+        "pbs",
+        pytest.param("slurm", marks=pytest.mark.slurm),
+        pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(900)]),
+    ]
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if request.param == "docker":
+        from support.docker_site import DockerSite  # the SDK is heavy
+
+        yield from empty(DockerSite(request.getfixturevalue("docker_slurm")))
+        return
     if request.param == "slurm":
         yield from empty(SlurmSite(request.getfixturevalue("slurm")))
         return

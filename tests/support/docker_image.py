@@ -1,6 +1,6 @@
 """The image of the dockerised Slurm, built from this checkout and kept under the hash of what went into it.
 
-Where no registry answers, the base image is made of Debian's packages; the package and what it needs are fetched here, and
+Where no registry answers, the base image is made of Debian's packages; what the package needs is fetched here, and
 installed in the image from those wheels alone.
 """
 
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,16 +120,17 @@ def _base(client: docker.DockerClient) -> str:
 
 
 def _fetch_wheels(context: Path, machine: str) -> None:
-    """The package as a wheel, and wheels of all that it needs, for the Python of the image."""
-    wheels = context / "ci" / "slurm-docker" / "wheelhouse"
-    # a build writes beside the sources: what it writes must not get into the image's context
-    with tempfile.TemporaryDirectory(prefix="hpccluster-source-") as source:
-        shutil.copytree(context, source, dirs_exist_ok=True)
-        _pip("wheel", "--no-deps", f"--wheel-dir={wheels}", source)
-    (package,) = wheels.glob("hpccluster-*.whl")
+    """Wheels of all that the package and its build need, for the Python of the image."""
+    described = tomllib.loads((context / "pyproject.toml").read_text())
+    project = described["project"]
+    needed = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dask"],
+        *described["build-system"]["requires"],
+    ]
     platforms = [f"--platform={name}_{machine}" for name in ("manylinux2014", "manylinux_2_28")]
     target = ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp", *platforms]
-    _pip("download", *target, f"--dest={wheels}", f"--find-links={wheels}", str(package))
+    _pip("download", *target, f"--dest={context / 'ci' / 'slurm-docker' / 'wheelhouse'}", *needed)
 
 
 def _pip(*arguments: str) -> None:

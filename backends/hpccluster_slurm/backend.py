@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from hpccluster.backend.batch import QUERY_TIMEOUT, BatchBackend
 from hpccluster.backend.refusal import refusal_of
 from hpccluster.backend.runner import Runner
 from hpccluster.errors import BackendError, SubmitRefused
+from hpccluster.ids import JobId
+from hpccluster.job import CancelReport, JobState, JobStatus
 from hpccluster_slurm.dialect import SlurmDialect
 from hpccluster_slurm.options import SlurmOptions
 
@@ -17,6 +22,25 @@ class SlurmBackend(BatchBackend[SlurmOptions]):
 
     def __init__(self, options: SlurmOptions, runner: Runner | None = None) -> None:
         super().__init__(options, SlurmDialect(), runner)
+        self._cancelled: set[JobId] = set()
+        """Jobs whose end we have asked for."""
+
+    async def poll(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+        """Who has cancelled a job is known to accounting only; it is asked where it was not us."""
+        found = await super().poll(ids)
+        strange = {
+            job
+            for job, status in found.items()
+            if status.state is JobState.CANCELLED and not status.reason and job not in self._cancelled
+        }
+        if not strange or not self._has_history:
+            return found
+        told = await self._history(strange)
+        return found | {job: replace(found[job], reason=status.reason) for job, status in told.items()}
+
+    async def cancel(self, ids: Collection[JobId]) -> CancelReport:
+        self._cancelled.update(ids)
+        return await super().cancel(ids)
 
     async def refusal(self, error: BackendError) -> BackendError:
         """Adds the partitions to the refusal of one, with the nearest as a suggestion."""

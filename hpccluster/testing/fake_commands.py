@@ -156,7 +156,8 @@ class FakeSlurm(FakeSystem[FakeJob]):
             return Answer(1, "", "Slurm accounting storage is disabled\n")
         wanted = _long_options(call.arguments)["jobs"].split(",")
         lines = [
-            f"{job.id}|{job.state}|{job.status >> 8}:{job.status & 0x7F}|{job.node}\n"
+            f"{job.id}|{job.state}{f' by {os.getuid()}' if job.state == 'CANCELLED' else ''}|"
+            f"{job.status >> 8}:{job.status & 0x7F}|{job.node}\n"
             for job in self._history()
             if job.id in wanted
         ]

@@ -158,6 +158,21 @@ def test_accounting_remembers_what_squeue_has_forgotten(slurm: DockerSlurm) -> N
     asyncio.run(scenario())
 
 
+def test_accounting_tells_who_has_cancelled_a_job(slurm: DockerSlurm) -> None:
+    async def scenario() -> None:
+        backend, contract = backend_of(slurm), BackendContract()
+        job = await backend.submit(spec_of(backend, "sleep 60"))
+        await contract.until_state(backend, job, JobState.RUNNING)
+        slurm.admin("scancel", job)
+
+        async def told() -> bool:
+            return (await backend.poll([job]))[job].reason == "cancelled by uid 0"
+
+        await contract.until(told, "who has cancelled it")
+
+    asyncio.run(scenario())
+
+
 def test_a_cluster_lives_within_its_qos(slurm: DockerSlurm) -> None:
     """Three jobs are wanted, two may be in the queue and one may run: it works with that, and waits for more."""
     said = DockerSite(slurm).run(

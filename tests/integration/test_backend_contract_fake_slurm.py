@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,22 @@ def test_accounting_tells_what_the_queue_has_forgotten(slurm: FakeSlurm, tmp_pat
 
     assert asyncio.run(scenario(accounting=True)) == JobState.FAILED
     assert asyncio.run(scenario(accounting=False)) == JobState.ABSENT
+
+
+def test_accounting_tells_who_has_cancelled_a_job_if_it_was_not_us(slurm: FakeSlurm, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        slurm.accounting = True
+        contract = TestFakeSlurm()
+        backend, stranger = slurm_backend(slurm), slurm_backend(slurm)
+        theirs, ours = [await backend.submit(contract.spec(tmp_path, "sleep 60")) for _ in range(2)]
+        await stranger.cancel([theirs])
+        assert (await backend.poll([theirs]))[theirs].reason == f"cancelled by uid {os.getuid()}"
+        slurm.calls.clear()
+        await backend.cancel([ours])
+        assert (await backend.poll([ours]))[ours].state == JobState.CANCELLED
+        assert "sacct" not in [call.command for call in slurm.calls]
+
+    asyncio.run(scenario())
 
 
 def test_accounting_that_is_switched_off_is_asked_once(slurm: FakeSlurm) -> None:

@@ -243,6 +243,24 @@ class DockerSlurm:
         (found,) = self._client.networks.list(filters={"label": self._label})
         return found
 
+    @contextlib.contextmanager
+    def another_host(self, name: str, *, volumes: list[str]) -> Iterator[Container]:
+        """A host of the same image by itself: it belongs to no cluster, and runs munge only."""
+        made = self._client.containers.run(
+            self.container("login").image or "",
+            ["login"],
+            detach=True,
+            init=True,
+            hostname=name,
+            extra_hosts={"controller": "127.0.0.1"},
+            tmpfs={"/secret": ""},
+            volumes=volumes,
+        )
+        try:
+            yield made
+        finally:
+            made.remove(force=True, v=True)
+
     def mend(self) -> None:
         """Whatever has befallen the nodes, they serve again."""
         for node in NODES:

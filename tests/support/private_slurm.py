@@ -193,6 +193,10 @@ class PrivateSlurm:
         ]
         self.conf.write_text("\n".join(lines) + "\n")
         self.conf.chmod(0o644)
+        # no control groups are used; left to find out by itself, slurmd asks systemd for one where the host has cgroup v2
+        cgroups = self.conf.with_name("cgroup.conf")
+        cgroups.write_text("CgroupPlugin=cgroup/v1\n")
+        cgroups.chmod(0o644)
 
     def _start_munge(self) -> None:
         run = self.directory / "run"

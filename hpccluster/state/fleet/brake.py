@@ -8,7 +8,7 @@ refusals, limits and unclear answers), or a new wish of the user.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hpccluster.ids import JobName
@@ -53,6 +53,8 @@ class Brake:
     until: float = -math.inf
     """Nothing is submitted before."""
     cause: str = ""
+    nodes: set[str] = field(default_factory=set)
+    """Where it happened; with an empty text for a place that is not known."""
     probe: JobName | None = None
     """The one job that was submitted to see whether the trouble is over."""
     worked: bool = False
@@ -70,12 +72,18 @@ class Brake:
         """Whether only a new wish of the user ends the pause."""
         return self.until == math.inf
 
-    def meet(self, trouble: Trouble, cause: str, now: float) -> None:
+    @property
+    def only_node(self) -> str:
+        """The one node where all of it happened; empty where there are several, or one is not known."""
+        return next(iter(self.nodes)) if len(self.nodes) == 1 else ""
+
+    def meet(self, trouble: Trouble, cause: str, now: float, *, node: str = "") -> None:
         """Count one more of this trouble and wait accordingly."""
         if trouble is not self.trouble:
-            self.trouble, self.count = trouble, 0
+            self.trouble, self.count, self.nodes = trouble, 0, set()
         self.count += 1
         self.cause = cause
+        self.nodes.add(node)
         self.probe = None
         self.until = max(self.until, now + self._delay())
 
@@ -98,6 +106,7 @@ class Brake:
     def release(self) -> None:
         """Forget the trouble."""
         self.trouble, self.count, self.until, self.cause, self.probe = Trouble.NONE, 0, -math.inf, "", None
+        self.nodes = set()
 
     def _delay(self) -> float:
         if self.trouble is Trouble.LIMIT:

@@ -88,11 +88,12 @@ class Inquest:
         assert job is not None  # only a job that was submitted can die
         state = JobState.ABSENT if status is None else status.state
         was_final, was_probe = brake.is_final, record.name == brake.probe
-        brake.meet(trouble, f"job {job} ended: {record.note}", now)
+        brake.meet(trouble, f"job {job} ended: {record.note}", now, node=status.node if status is not None else "")
         if brake.count == PAUSE_AFTER or (brake.is_final and not was_final):
             again = "scale() or adapt() starts again" if brake.is_final else "one job is tried again later"
+            where = f", all on node {brake.only_node}" if brake.only_node else ""
             text = (
-                f"{brake.count} jobs in a row were of no use; no more are submitted for now ({again}). "
+                f"{brake.count} jobs in a row were of no use{where}; no more are submitted for now ({again}). "
                 f"The last one: {brake.cause}"
             )
             self._book.report("error", "HPC-POOL-PAUSED", text)

@@ -265,6 +265,18 @@ def test_many_deaths_at_once_are_not_replaced_and_told_three_times() -> None:
     env.expect_nothing()
 
 
+@pytest.mark.parametrize(
+    ("nodes", "said"), [(("n2", "n2", "n2"), True), (("n2", "n3", "n2"), False), (("n2", "", "n2"), False)]
+)
+def test_the_node_that_all_of_them_died_on_is_told(nodes: tuple[str, ...], said: bool) -> None:
+    env = FleetEnv()
+    for node, number in zip(nodes, env.pending(3).values(), strict=True):
+        env.polls(JobState.FAILED, number, exit_code=127, node=node)
+        env.take(actions.FetchLog)
+        env.take(actions.Submit)
+    assert ("all on node n2" in env.expect_report("HPC-POOL-PAUSED").text) is said
+
+
 def test_while_paused_one_job_probes_and_success_releases_the_rest() -> None:
     env = FleetEnv()
     ids = env.pending(3)

@@ -14,6 +14,9 @@ from hpccluster.job import CancelReport, JobState, JobStatus
 from hpccluster_slurm.dialect import SlurmDialect
 from hpccluster_slurm.options import SlurmOptions
 
+_PATIENCE = 3.0
+"""Seconds for what is good to know: where slurmdbd hangs, sacct takes 40."""
+
 
 class SlurmBackend(BatchBackend[SlurmOptions]):
     """Jobs in the queues of Slurm."""
@@ -35,7 +38,7 @@ class SlurmBackend(BatchBackend[SlurmOptions]):
         }
         if not strange or not self._has_history:
             return found
-        told = await self._history(strange)
+        told = await self._history(strange, _PATIENCE)
         return found | {job: replace(found[job], reason=status.reason) for job, status in told.items()}
 
     async def cancel(self, ids: Collection[JobId]) -> CancelReport:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SUBMIT_TIMEOUT = 60.0
 QUERY_TIMEOUT = 30.0
+HISTORY_TIMEOUT = 10.0
+"""The accounting is a help only: while it hangs, what the batch system itself says must not wait long."""
 
 
 class BatchBackend(Backend, Generic[AnyOptions]):
@@ -114,14 +116,14 @@ class BatchBackend(Backend, Generic[AnyOptions]):
         absent = {job: JobStatus(id=job, state=JobState.ABSENT) for job in wanted - found.keys()}
         return found | absent
 
-    async def _history(self, ids: Collection[JobId]) -> dict[JobId, JobStatus]:
+    async def _history(self, ids: Collection[JobId], timeout: float = HISTORY_TIMEOUT) -> dict[JobId, JobStatus]:
         """What the accounting knows. It is a help only: where it fails, these jobs are simply absent."""
         command = self.dialect.history_command(ids)
         if command is None:
             self._has_history = False
             return {}
         try:
-            result = await self.runner.run(command, environment=self.dialect.query_environment(), timeout=QUERY_TIMEOUT)
+            result = await self.runner.run(command, environment=self.dialect.query_environment(), timeout=timeout)
         except BackendUnavailable:
             self._has_history = False
             return {}

@@ -148,6 +148,22 @@ def test_accounting_tells_who_has_cancelled_a_job_if_it_was_not_us(slurm: FakeSl
     asyncio.run(scenario())
 
 
+def test_nobody_waits_for_accounting_that_hangs(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpccluster_slurm.backend._PATIENCE", 0.3)
+
+    async def scenario() -> None:
+        slurm.accounting = True
+        job = await slurm_backend(slurm).submit(TestFakeSlurm().spec(tmp_path, "sleep 60"))
+        await slurm_backend(slurm).cancel([job])
+        slurm.delay("sacct", 3)
+        status = (await slurm_backend(slurm).poll([job]))[job]
+        assert (status.state, status.reason) == (JobState.CANCELLED, "")
+
+    asyncio.run(scenario())
+
+
 def test_accounting_that_is_switched_off_is_asked_once(slurm: FakeSlurm) -> None:
     async def scenario() -> None:
         backend = slurm_backend(slurm)

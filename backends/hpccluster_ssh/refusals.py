@@ -10,6 +10,7 @@ import shlex
 import socket
 from collections.abc import Sequence
 
+from hpccluster.backend.remote import RemoteTarget
 from hpccluster.errors import BackendUnavailable, CommandFailed, Detail
 from hpccluster_ssh.hop import Attempts, Hop
 from hpccluster_ssh.known_hosts import DEFAULT_PORT, KnownHost, KnownKey, Verdict, fingerprint
@@ -139,7 +140,7 @@ def lost_at_once(host: str) -> BackendUnavailable:
     """Each connection was lost as soon as it was made."""
     fields = [
         ("ssh said", "the connection was lost as soon as it was made, again and again"),
-        ("fix", f"the host's sshd may tell why in its log; try: ssh {shlex.quote(host)} true"),
+        ("fix", f"the host's sshd may tell why in its log; try: {_typed_name(host)}"),
     ]
     return _unavailable(f"{host}: cannot be reached", "HPC-SSH-UNREACHABLE", fields, host=host)
 
@@ -161,7 +162,7 @@ def no_shell(host: str, said: str, code: int | None) -> BackendUnavailable:
     ended = "" if code is None else f" and ended with exit code {code}"
     fields = [
         ("it said", (said.strip() or "nothing") + ended),
-        ("fix", f"let the user's log-in shell there run commands; try: ssh {shlex.quote(host)} true"),
+        ("fix", f"let the user's log-in shell there run commands; try: {_typed_name(host)}"),
     ]
     return _unavailable(f"{host}: the log-in shell runs no commands", "HPC-SSH-SHELL", fields, host=host)
 
@@ -170,7 +171,7 @@ def no_answer_of_shell(host: str, what: str, heard: str, seconds: float) -> Comm
     """The log-in worked, but the log-in shell did not come to our command in time."""
     fields = [
         ("it said", heard.strip() or "nothing"),
-        ("fix", f"{START_FILES}; try: ssh {shlex.quote(host)} true"),
+        ("fix", f"{START_FILES}; try: {_typed_name(host)}"),
     ]
     error = _unavailable(f"{host}: the log-in shell did not start {what} within {seconds:g} s", "HPC-SSH-SHELL", fields)
     return CommandFailed(str(error), code=error.code, details={"command": what, "host": host})
@@ -236,6 +237,13 @@ def _typed(hop: Hop) -> str:
     options += f"-J {shlex.quote(hop.target.proxy_jump)} " if hop.target.proxy_jump else ""
     user = f"{hop.target.user}@" if hop.target.user else ""
     return options + shlex.quote(user + hop.target.host)
+
+
+def _typed_name(host: str) -> str:
+    """For a host as people write it."""
+    target = RemoteTarget.parse(host)
+    port = f"-p {target.port} " if target.port else ""
+    return f"ssh {port}{shlex.quote(f'{target.user}@{target.host}' if target.user else target.host)} true"
 
 
 def _typed_line(hop: Hop) -> str:

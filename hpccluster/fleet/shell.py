@@ -30,7 +30,7 @@ from hpccluster.fleet.troubles import Changes, Troubles
 from hpccluster.fleet.values import CloseReport, FleetSettings, JobRow, Plan
 from hpccluster.fleet.views import make_row, start_timeout
 from hpccluster.ids import JobId, JobName
-from hpccluster.job import JobSpec
+from hpccluster.job import JobSpec, JobState
 from hpccluster.resources import JobResources
 from hpccluster.state.fleet import actions, events
 from hpccluster.state.fleet.adaptive import AdaptLimits, AdaptSettings, limits_in_jobs
@@ -348,7 +348,9 @@ class Fleet:
             known = ", ".join(row.id or row.name for row in self.jobs()) or "none"
             raise JobUnknown(f"no job {job!r} in this cluster; there are: {known}", code="HPC-JOB-UNKNOWN")
         texts = await self._performer.logs.read_all(self._readable(rows), tail)
-        waiting = {row.name: f"[{row.state}: {row.reason or 'no reason given'}]" for row in rows if not row.node}
+        # a backend that chooses the host itself names it before the job runs
+        waits = [row for row in rows if not row.node or row.state == JobState.PENDING]
+        waiting = {row.name: f"[{row.state}: {row.reason or 'no reason given'}]" for row in waits}
         return {row.name: texts.get(row.name, "") or waiting.get(row.name, "") for row in rows}
 
     def _readable(self, rows: Sequence[JobRow]) -> list[tuple[str, JobId, str]]:

@@ -415,9 +415,10 @@ def test_a_restarted_worker_is_not_taken_for_gone() -> None:
     check(story())
 
 
-def test_logs_of_running_waiting_and_unknown_jobs() -> None:
+@pytest.mark.parametrize("places_jobs", [False, True])
+def test_logs_of_running_waiting_and_unknown_jobs(places_jobs: bool) -> None:
     async def story() -> None:
-        async with a_world() as world:
+        async with a_world(places_jobs=places_jobs) as world:
             world.backend.fates = [Fate(log="one\ntwo\n"), Fate(start_after=None)]
             await world.fleet.scale(jobs=2)
             await asyncio.sleep(20)

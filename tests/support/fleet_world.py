@@ -208,7 +208,7 @@ class MemoryBackend(Backend):
             state=known.state,
             name=known.spec.name,
             reason=known.fate.reason if known.state is JobState.PENDING else "",
-            node="" if known.state is JobState.PENDING else "n017",
+            node="" if known.state is JobState.PENDING and not self.places_jobs else "n017",
             exit_code=known.fate.exit_code if is_over else None,
             signal=known.fate.signal if is_over else None,
             estimated_start=1_800_000_000.0 if known.state is JobState.PENDING else None,

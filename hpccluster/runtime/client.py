@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from hpccluster.comm.connect import connect
 from hpccluster.comm.connection_file import ConnectionFile
@@ -292,6 +292,12 @@ class Client:
         link = getattr(self, "_link", None)
         if link is not None and self._closed is None:
             link.abort()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be sent to a task, not even by a function that uses it; make one where it is needed: "
+            f"Client({self.cluster_name!r})"
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed is not None else "connected"

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -389,5 +390,13 @@ async def settled(record: FutureRecord) -> None:
         return
     home = asyncio.get_running_loop()
     event = asyncio.Event()
-    record.watch(lambda: home.call_soon_threadsafe(event.set))
-    await event.wait()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # that loop has been closed since: nobody waits there any longer
+            home.call_soon_threadsafe(event.set)
+
+    watcher = record.watch(wake)
+    try:
+        await event.wait()
+    finally:
+        record.unwatch(watcher)

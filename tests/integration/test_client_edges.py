@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -141,6 +142,30 @@ def test_an_error_whose_text_no_encoding_has_is_still_the_tasks_error(client: Cl
 def test_what_cannot_be_sent_is_refused_at_the_edge(client: Client, call: Callable[[Client], Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         call(client)
+
+
+def test_a_client_that_a_function_takes_along_is_named(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"<Client of '.*> cannot be sent to a task"):
+        client.submit(lambda: client.nthreads())
+    with pytest.raises(TypeError, match=r"<Client of '.*> cannot be sent to a task"):
+        client.submit(len, [client])
+
+
+def test_whoever_has_waited_in_a_loop_that_is_closed_is_in_nobodys_way(client: Client, tmp_path: Path) -> None:
+    def until(path: str) -> str:
+        while not Path(path).exists():
+            time.sleep(0.01)
+        return "done"
+
+    future = client.submit(until, str(tmp_path / "go"))
+
+    async def wait_in_vain() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(future, 0.1)
+
+    asyncio.run(wait_in_vain())
+    (tmp_path / "go").touch()
+    assert future.result(timeout=20) == "done"
 
 
 def test_a_callable_with_an_odd_name(client: Client) -> None:

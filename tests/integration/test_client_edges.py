@@ -146,7 +146,7 @@ def test_what_cannot_be_sent_is_refused_at_the_edge(client: Client, call: Callab
 
 def test_a_client_that_a_function_takes_along_is_named(client: Client) -> None:
     with pytest.raises(TypeError, match=r"<Client of '.*> cannot be sent to a task"):
-        client.submit(lambda: client.nthreads())
+        client.submit(lambda: client.name)
     with pytest.raises(TypeError, match=r"<Client of '.*> cannot be sent to a task"):
         client.submit(len, [client])
 

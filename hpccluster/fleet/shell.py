@@ -293,7 +293,8 @@ class Fleet:
         hints = [f"planned workers: {self.plan}; scale() asks for more"] if self.plan < n else []
         if self._state.brake.trouble in (Trouble.LIMIT, Trouble.UNCLEAR):
             held = self.current_plan().held
-            hints.append(f"{held} job{' is' if held == 1 else 's are'} held back: {self._state.brake.cause}")
+            which = {0: "new jobs are", 1: "1 job is"}.get(held, f"{held} jobs are")
+            hints.append(f"{which} held back: {self._state.brake.cause}")
         have = len(self._connected)
         return start_timeout(n, have, seconds=seconds, rows=rows, last_words=last_words, hints=hints)
 

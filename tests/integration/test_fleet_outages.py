@@ -258,6 +258,22 @@ def test_a_job_whose_node_is_dead_is_replaced_though_the_batch_system_does_not_k
     check(story())
 
 
+def test_what_holds_up_the_only_job_is_told_without_counting_others() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH) as world:
+            world.backend.fate = Fate(doubt="lost")
+            await world.fleet.scale(jobs=1)
+            texts = []
+            for _ in range(12):
+                with pytest.raises(StartTimeout) as caught:
+                    await world.fleet.wait_for_workers(1, timeout=2)
+                texts.append(str(caught.value))
+            assert any("new jobs are held back: it is unclear" in text for text in texts), texts
+            assert not any("0 jobs" in text for text in texts)
+
+    check(story())
+
+
 def test_submissions_that_always_fail_unclearly_get_rarer() -> None:
     async def story() -> None:
         async with a_world(resources=ONE_EACH) as world:

@@ -29,7 +29,7 @@ from hpccluster.engine.dask_security import security_of
 from hpccluster.errors import CommError
 from hpccluster.protocol.handshake import Identity, parse_identity
 from hpccluster.protocol.messages import Role
-from hpccluster.runtime.arguments import check_extra_arguments
+from hpccluster.runtime.arguments import check_extra_arguments, make_arguments
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,9 @@ class DaskEngine(Engine):
         return self.address
 
     def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:
-        limit = [] if memory is None else ["--memory-limit", str(memory)]
-        file = [] if self._connection_file is None else ["--connection-file", self._connection_file(job)]
-        return [
-            *("-m", "hpccluster.engine.dask_worker"),
-            *file,
-            *("--job", job),
-            *("--nworkers", str(processes)),
-            *("--nthreads", str(threads)),
-            *limit,
-        ]
+        file = None if self._connection_file is None else self._connection_file(job)
+        words = make_arguments(file, job=job, processes=processes, threads=threads, memory=memory)
+        return ["-m", "hpccluster.engine.dask_worker", *words]
 
     def check_arguments(self, words: Sequence[str]) -> None:
         parse_dask_arguments(words, check_extra_arguments)

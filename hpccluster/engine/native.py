@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
-from hpccluster.runtime.arguments import check_extra_arguments
+from hpccluster.runtime.arguments import check_extra_arguments, make_arguments
 from hpccluster.runtime.scheduler import Scheduler
 from hpccluster.state.scheduler.records import WorkerRecord
 
@@ -31,16 +31,9 @@ class NativeEngine(Engine):
         return self.scheduler.address
 
     def worker_command(self, *, job: str, processes: int, threads: int, memory: int | None) -> Sequence[str]:
-        limit = [] if memory is None else ["--memory-limit", str(memory)]
-        file = [] if self._connection_file is None else ["--connection-file", self._connection_file(job)]
-        return [
-            *("-m", "hpccluster.runtime", "worker"),
-            *file,
-            *("--job", job),
-            *("--nworkers", str(processes)),
-            *("--nthreads", str(threads)),
-            *limit,
-        ]
+        file = None if self._connection_file is None else self._connection_file(job)
+        words = make_arguments(file, job=job, processes=processes, threads=threads, memory=memory)
+        return ["-m", "hpccluster.runtime", "worker", *words]
 
     def check_arguments(self, words: Sequence[str]) -> None:
         check_extra_arguments(words)

@@ -26,6 +26,19 @@ class ArgumentParser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+def make_arguments(
+    connection_file: str | None, *, job: str, processes: int, threads: int, memory: int | None
+) -> Sequence[str]:
+    """The words of one job's workers; ``memory``: bytes for all of them. Without a file, they are told of it (see above)."""
+    return [
+        *([] if connection_file is None else ["--connection-file", connection_file]),
+        *("--job", job),
+        *("--nworkers", str(processes)),
+        *("--nthreads", str(threads)),
+        *([] if memory is None else ["--memory-limit", str(memory)]),
+    ]
+
+
 def check_extra_arguments(words: Sequence[str]) -> None:
     """Whether workers take these beside those that every job gives them. Raises `ConfigError`."""
     _parse(["worker", *words], is_told=True)

@@ -27,8 +27,12 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as addresses name it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def parse_address(text: str) -> Address:

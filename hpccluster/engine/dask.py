@@ -20,7 +20,7 @@ import dask.config
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from hpccluster.comm.address import Address
+from hpccluster.comm.address import Address, bracketed
 from hpccluster.comm.connection_file import ConnectionFile, create_private, private_directory
 from hpccluster.engine.base import Engine, EngineEvents, Load, WorkerInfo
 from hpccluster.engine.dask_arguments import parse_dask_arguments
@@ -95,7 +95,7 @@ class DaskEngine(Engine):
         dashboard = Dashboard()
         with dask.config.set(dashboard.configuration):
             scheduler = Scheduler(
-                host=host,
+                host=bracketed(host),
                 port=port,
                 protocol="tls" if file.certificate else "tcp",
                 security=security_of(file),

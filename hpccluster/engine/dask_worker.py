@@ -24,7 +24,7 @@ from distributed import Nanny, Worker
 from distributed.comm import connect
 from distributed.comm.core import FatalCommClosedError
 
-from hpccluster.comm.address import interface_address, parse_address, route_towards
+from hpccluster.comm.address import bracketed, interface_address, parse_address, route_towards
 from hpccluster.comm.connect import NOBODY_LISTENS
 from hpccluster.comm.connection_file import ConnectionFile, read_connection_file
 from hpccluster.engine.dask_arguments import parse_dask_arguments
@@ -177,7 +177,7 @@ class JobWorkers:
             worker_class=JobWorker,
             dashboard=False,
             dashboard_address="127.0.0.1:0",
-            host=self._host(),
+            host=bracketed(self._host()),
             **self._more,
         )
 

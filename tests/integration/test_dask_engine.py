@@ -587,6 +587,24 @@ def test_a_program_finds_its_cluster_by_the_environment(state: Path, tmp_path: P
     assert not list((state / "sweep").rglob("*.pem")), "credentials are gone with the cluster"
 
 
+def test_over_ipv6(state: Path) -> None:
+    if not has_ipv6():
+        pytest.skip("no IPv6 on loopback here")
+    with make(host="::1") as cluster, distributed.Client(cluster) as client:
+        assert cluster.scheduler_address.startswith("tls://[::1]:")
+        assert [worker.address[:12] for worker in cluster.workers] == ["tls://[::1]:"]
+        assert client.submit(pow, 2, 2).result() == 4
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
 def test_without_tls_on_request(state: Path) -> None:
     with make(protocol="tcp", interface="lo") as cluster, distributed.Client(cluster) as client:
         assert cluster.scheduler_address.startswith("tcp://")

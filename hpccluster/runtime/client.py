@@ -32,6 +32,7 @@ from hpccluster.protocol.messages import (
     Role,
 )
 from hpccluster.runtime import forks, sync
+from hpccluster.runtime.data import THREAD_SIZE, frames_size
 from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
@@ -381,7 +382,7 @@ class Client:
         for future, (error, _) in zip(futures, outcomes, strict=True):
             if error is not None:
                 raise future._error() if future._record.state is not FutureState.STORED else error
-        return [value for _, value in outcomes]
+        return [future._load(frames) for future, (_, frames) in zip(futures, outcomes, strict=True)]
 
     async def _await(self, future: Future[T]) -> T:
         record = future._record
@@ -389,10 +390,12 @@ class Client:
         if record.state is not FutureState.STORED:
             return future.result()
         outcome = asyncio.run_coroutine_threadsafe(self._live().fetch(record), self._loop)
-        error, value = await asyncio.wrap_future(outcome)
+        error, frames = await asyncio.wrap_future(outcome)
         if error is not None:
             raise future._error() if record.state is not FutureState.STORED else error
-        return value  # type: ignore[no-any-return]
+        if frames_size(frames) > THREAD_SIZE:
+            return await asyncio.to_thread(future._load, frames)
+        return future._load(frames)
 
     # ---------------------------------------------------------------------------------------------- the loop's thread
 

@@ -29,7 +29,7 @@ UNREACHABLE_TIME = 30.0
 ANSWER_TIME = 120.0
 """Seconds in which a holder must begin to answer: it may have to pickle something huge first."""
 THREAD_SIZE = 1024 * 1024
-"""Values over this many bytes are (un)pickled in a thread, so that the loop goes on."""
+"""Values over this many bytes are (un)pickled in a thread, so that a loop goes on."""
 TASKS_PER_REQUEST = 10_000
 """More are asked for one request after the other: a request is one small frame."""
 CONNECTIONS = 16
@@ -182,8 +182,8 @@ class DataFetcher:
         """Until when an address is not tried again, and what became of the last try."""
         self._closed = False
 
-    async def fetch(self, address: str, tasks: Sequence[int]) -> dict[int, Any]:
-        """The values of those tasks that ``address`` has, unpickled. Raises what `fetch_each` and unpickling raise."""
+    async def fetch(self, address: str, tasks: Sequence[int]) -> dict[int, Frames]:
+        """The frames of those tasks that ``address`` has. Raises what `fetch_each` raises."""
         frames: dict[int, Frames] = {}
 
         def receive(task: int, found: Frames | None) -> None:
@@ -191,7 +191,7 @@ class DataFetcher:
                 frames[task] = found
 
         await self.fetch_each(address, tasks, receive)
-        return {task: await _load(found) for task, found in frames.items()}
+        return frames
 
     async def fetch_each(
         self, address: str, tasks: Sequence[int], receive: Callable[[int, Frames | None], None]
@@ -296,10 +296,3 @@ class DataFetcher:
                 surplus -= 1
             if not peer.users and not peer.idle:
                 del self._peers[address]
-
-
-async def _load(frames: Frames) -> Any:
-    """Small values at once; what may take long (if only to copy bytes), in a thread."""
-    if frames_size(frames) <= THREAD_SIZE:
-        return load_frames(frames)
-    return await asyncio.to_thread(load_frames, frames)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -181,14 +181,17 @@ class Future(Generic[T]):
                 raise TimeoutError(f"{self.key} is not done after {timeout} s")
             timeout = sync.time_left(deadline)
         if record.state is FutureState.FINISHED:
-            try:
-                return payload.loads(record.outcome)  # type: ignore[no-any-return]
-            except Exception as error:
-                error.add_note(f"while unpickling the result of {self.key}")
-                raise
+            return self._load([record.outcome])
         if record.state is FutureState.STORED:
             return self._client._fetch_blocking([self], timeout)[0]  # type: ignore[no-any-return]
         raise self._error()
+
+    def _load(self, frames: Sequence[bytes | bytearray | memoryview]) -> T:
+        try:
+            return payload.load_frames(frames)  # type: ignore[no-any-return]
+        except Exception as error:
+            error.add_note(f"while unpickling the result of {self.key}")
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The task's exception, or None if it has a result. Raises `TimeoutError`, `TaskCancelled`."""

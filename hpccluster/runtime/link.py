@@ -12,7 +12,7 @@ from hpccluster import errors
 from hpccluster.comm.channel import Channel
 from hpccluster.comm.tls import Security
 from hpccluster.errors import CommError, HpcClusterError, PeerLost
-from hpccluster.protocol import codec, payload
+from hpccluster.protocol import codec
 from hpccluster.protocol.messages import (
     INLINE_LIMIT,
     DataLocation,
@@ -31,7 +31,7 @@ from hpccluster.protocol.messages import (
     TasksFinished,
     TasksStored,
 )
-from hpccluster.runtime.data import DataFetcher
+from hpccluster.runtime.data import DataFetcher, Frames
 from hpccluster.runtime.futures import FutureRecord, FutureState
 
 log = logging.getLogger("hpccluster.client")
@@ -191,30 +191,33 @@ class ClientLink:
         finally:
             self._requests.pop(number, None)
 
-    async def fetch(self, record: FutureRecord) -> tuple[HpcClusterError | None, Any]:
-        """A stored result as ``(None, value)``; or ``(error, None)``, with the record's state telling why."""
+    async def fetch(self, record: FutureRecord) -> tuple[HpcClusterError | None, Frames]:
+        """A stored result as ``(None, frames)``; or ``(error, ())``, with the record's state telling why.
+
+        Nothing is unpickled here: that runs code of the user's, which may raise anything and take its time.
+        """
         failed: list[str] = []
         unreached = 0
         for _ in range(100):  # each turn follows a loss that the scheduler mends; no cluster loses as often
             try:
                 location = await asyncio.shield(self._ask(self._locations, record.id, LocateData(record.id, failed)))
             except HpcClusterError as error:
-                return error, None
+                return error, ()
             if location is None:
-                return PeerLost("the result is gone"), None
+                return PeerLost("the result is gone"), ()
             if location.payload is not None:
-                return None, payload.loads(location.payload)
+                return None, [location.payload]
             failed, answered, why = [], False, ""
             for address in location.addresses:
                 try:
-                    values = await self._fetcher.fetch(address, [location.task])
+                    found = await self._fetcher.fetch(address, [location.task])
                 except CommError as error:
                     log.debug("cannot fetch %s from %s: %s", record.id, address, error)
                     failed.append(address)
                     why = str(error)
                     continue
-                if location.task in values:
-                    return None, values[location.task]
+                if location.task in found:
+                    return None, found[location.task]
                 failed.append(address)
                 answered = True
             if not answered:  # not even the head that relays: that is no news of the holders
@@ -222,9 +225,9 @@ class ClientLink:
                 unreached += 1
                 if unreached == UNREACHED_TRIES:
                     holders = ", ".join(location.addresses)
-                    return PeerLost(f"the result is there, but none of {holders} can be reached from here: {why}"), None
+                    return PeerLost(f"the result is there, but none of {holders} can be reached from here: {why}"), ()
                 await asyncio.sleep(UNREACHED_PAUSE)
-        return PeerLost("the result was lost again and again"), None
+        return PeerLost("the result was lost again and again"), ()
 
     async def push(self, record: FutureRecord, frames: list[Any], size: int, workers: list[str]) -> bool:
         """Bring data to a worker that the scheduler names; false where no worker took it, and the record has the error."""

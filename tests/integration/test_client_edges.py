@@ -144,6 +144,29 @@ def test_what_cannot_be_sent_is_refused_at_the_edge(client: Client, call: Callab
         call(client)
 
 
+class Ends:
+    """Ends whoever unpickles it, or tries to."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytes(size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return end, (self.data,)
+
+
+def end(_: bytes) -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("size", [10, 200_000, 2_000_000])
+def test_a_result_that_ends_whoever_unpickles_it_does_so_where_it_is_asked_for(client: Client, size: int) -> None:
+    future = client.submit(Ends, size)
+    with pytest.raises(SystemExit):
+        future.result(timeout=10)
+    with pytest.raises(SystemExit):
+        client.gather([future], timeout=10)
+
+
 def test_a_client_that_a_function_takes_along_is_named(client: Client) -> None:
     with pytest.raises(TypeError, match=r"<Client of '.*> cannot be sent to a task"):
         client.submit(lambda: client.name)

@@ -28,7 +28,7 @@ from hpccluster.protocol.messages import (
     TasksDone,
     TasksReturned,
 )
-from hpccluster.protocol.payload import collect, dump_frames
+from hpccluster.protocol.payload import collect, dump_frames, load_frames
 from hpccluster.runtime import worker as worker_module
 from hpccluster.runtime.settings import WorkerSettings
 from hpccluster.runtime.worker import Worker
@@ -196,7 +196,7 @@ class TestData:
             fetcher = stage.scheduler.fetcher()
             found = await fetcher.fetch(peer.hello.address, [1, 77])
             assert list(found) == [1]
-            assert np.array_equal(found[1], np.arange(300_000))
+            assert np.array_equal(load_frames(found[1]), np.arange(300_000))
             peer.send(FreeData([1]))
             peer.run(2, pow, 1, 1)
             await peer.result(2)
@@ -215,7 +215,7 @@ class TestData:
                 await peer.result(task)
             fetcher = stage.scheduler.fetcher()
             found = await fetcher.fetch(peer.hello.address, [0, 1, 2])
-            assert [found[task] for task in range(3)] == values
+            assert [load_frames(found[task]) for task in range(3)] == values
             await fetcher.close()
 
         play(scene)

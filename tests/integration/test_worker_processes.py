@@ -26,7 +26,7 @@ from hpccluster.protocol.messages import (
     TasksReturned,
     WorkerExited,
 )
-from hpccluster.protocol.payload import collect
+from hpccluster.protocol.payload import collect, load_frames
 from hpccluster.runtime.nanny import IMPATIENCE
 from support.deadline import wait_until_async
 from support.scripted_scheduler import Credentials
@@ -73,7 +73,7 @@ class TestLife:
             second.run(2, len, Input(), inputs=(there,))
             assert await second.result(2) == 5_000_000
             fetcher = site.scheduler.fetcher(security=site.credentials.security(Role.CLIENT))
-            assert len((await fetcher.fetch(first.hello.address, [1]))[1]) == 5_000_000
+            assert len(load_frames((await fetcher.fetch(first.hello.address, [1]))[1])) == 5_000_000
             await fetcher.close()
             first.run(4, lambda: os.read(0, 100))
             assert await first.result(4) == b""

@@ -11,7 +11,7 @@ import click
 
 from hpccluster.cli import complete
 from hpccluster.cli.output import JSON, note, progress, say, write_facts, write_json
-from hpccluster.errors import CancelFailed, ConfigError
+from hpccluster.errors import CancelFailed, ConfigError, HpcClusterError
 from hpccluster.units import format_age, format_bytes, parse_duration
 
 if TYPE_CHECKING:
@@ -66,20 +66,30 @@ def cleanup_command(
         places = known_directories()
         found, kept = look(places, older_than=age, only=only, gone=gone)
         unknown = [] if names else look_for_unknown_jobs(_batch_systems(), places)
+    # A batch system whose commands are merely installed may be silent; one that the user uses may not.
+    used = (
+        {it.record.backend for it in found}
+        | {it.record.backend for it in kept}
+        | {it.backend for it in unknown if it.options}
+    )
     if not as_json:
         _show(found, kept)
-        used = {it.record.backend for it in found} | {it.record.backend for it in kept}
         _show_unknown([it for it in unknown if it.jobs or it.backend in used], to_cancel=unknown_jobs)
         if not found and not any(it.jobs for it in unknown):
             say("nothing is left behind")
     removed: list[Removal] = []
     left: list[str] = []
+    unreached = [f"{it.backend}: {it.problem}" for it in unknown if it.problem and unknown_jobs and it.backend in used]
     to_cancel = [it for it in unknown if it.jobs and unknown_jobs]
     is_wanted = bool(found or to_cancel) and (yes or (not as_json and _is_wanted()))
     if is_wanted:
         for it in to_cancel:
-            with progress("cancelling jobs"):
-                remains = cancel_unknown_jobs(it, timeout=timeout)
+            try:
+                with progress("cancelling jobs"):
+                    remains = cancel_unknown_jobs(it, timeout=timeout)
+            except HpcClusterError as error:  # the other batch systems are tidied up all the same
+                unreached.append(f"{it.backend}: {str(error).splitlines()[0]}")
+                continue
             left += remains
             if not as_json:
                 say(f"{it.backend}: {len(it.jobs) - len(remains)} jobs of unknown clusters verified gone")
@@ -92,10 +102,10 @@ def cleanup_command(
     if as_json:
         write_json(_answer(found, kept, unknown, removed) | {"removed": is_wanted})
     left += sorted(name for removal in removed for name in removal.unconfirmed)
-    if left:
-        raise CancelFailed(
-            f"the batch system did not confirm the end of these jobs: {', '.join(left)}\ntry again: hpccluster cleanup"
-        )
+    problems = [f"the batch system did not confirm the end of these jobs: {', '.join(left)}"] if left else []
+    problems += [f"jobs of unknown clusters may still be there, in {it}" for it in unreached]
+    if problems:
+        raise CancelFailed("\n".join([*problems, "try again: hpccluster cleanup"]))
 
 
 def _is_wanted() -> bool:

@@ -20,6 +20,7 @@ from hpccluster.config.check import field_types
 from hpccluster.config.schema import ClusterOptions
 from hpccluster.config.write import plain_default, write_new, yaml_value
 from hpccluster.errors import BackendUnavailable, ConfigError
+from hpccluster.paths import expand_path
 
 
 @click.group("config")
@@ -38,7 +39,7 @@ def show_command(name: str | None, cluster: str | None, with_defaults: bool, as_
     wanted = cluster or name
     target = Target(wanted, None, ())
     if wanted is not None and target.is_file:
-        found = {wanted: config.resolve_file(Path(wanted).expanduser())}
+        found = {wanted: config.resolve_file(expand_path("file", wanted))}
     else:
         names = [wanted] if wanted is not None else [*config.backends, *config.clusters]
         found = {name: config.resolve(name) for name in names}
@@ -235,9 +236,9 @@ def validate_command(file: Path | None, as_json: bool) -> int:
     what = "fine"
     try:
         if file is not None and is_description(file):
-            problems += _problems_of(configuration().resolve_file(file.expanduser()), is_whole=True)
+            problems += _problems_of(configuration().resolve_file(expand_path("file", file)), is_whole=True)
         else:
-            config = configuration() if file is None else load_config(options_of, [file.expanduser()], {})
+            config = configuration() if file is None else load_config(options_of, [expand_path("file", file)], {})
             problems = config.problems()
             if not problems:
                 for name in [*config.backends, *config.clusters]:

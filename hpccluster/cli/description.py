@@ -15,6 +15,7 @@ from hpccluster.config import Origin, ResolvedCluster
 from hpccluster.config.load import parse_text
 from hpccluster.config.schema import Node
 from hpccluster.errors import ConfigError
+from hpccluster.paths import expand_path
 
 R = TypeVar("R")
 
@@ -43,7 +44,7 @@ class Target:
 
         config = configuration()
         name = self.cluster or self.backend or DEFAULT_BACKEND
-        resolved = config.resolve_file(Path(name).expanduser(), said) if self.is_file else config.resolve(name, said)
+        resolved = config.resolve_file(expand_path("-c", name), said) if self.is_file else config.resolve(name, said)
         check_description(resolved)
         return resolved
 
@@ -97,7 +98,7 @@ def is_description(path: Path) -> bool:
     """Whether a file describes one cluster; else it has sections. Raises `ConfigError` where it cannot be read."""
     from hpccluster.config.load import read_file
 
-    return not {"backend", "extends"}.isdisjoint(read_file(path.expanduser()).value)
+    return not {"backend", "extends"}.isdisjoint(read_file(expand_path("file", path)).value)
 
 
 def read_values(values: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hpccluster.config import load
 from hpccluster.config.from_dask import Section, convert
 from hpccluster.config.write import sections_file
 from hpccluster.errors import ConfigError
+from hpccluster.paths import expand_path
 
 _CLUSTER_KEYS = ("host", "port", "contact_host")
 
@@ -34,7 +35,7 @@ def convert_file(file: Path, named: Sequence[str]) -> tuple[list[Section], str]:
         if options.cores is not None and options.memory is not None:
             options.resources()
 
-    path = file.expanduser()
+    path = expand_path("file", file)
     sections = convert(load.read_file(path), backends=types, named=wanted, try_out=try_out)
     is_named = [it for it in sections if it.values and it.name != it.backend]
     text = sections_file(

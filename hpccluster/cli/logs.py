@@ -158,6 +158,8 @@ def program_exit_code(record: HeadRecord) -> int:
     if record.program is not None and record.program.exit_code is not None:
         return record.program.exit_code
     why = f": {record.reason}" if record.reason else ""
+    if record.program is None:
+        raise ClusterClosed(f"cluster {record.name!r} had no program, and has ended{why}")
     raise ClusterClosed(f"the program of {record.name!r} was stopped before its end{why}")
 
 

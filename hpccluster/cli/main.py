@@ -142,6 +142,20 @@ def _worded(error: click.UsageError) -> click.ClickException:
     return click.ClickException(f"{text[:1].lower()}{text[1:]}{where}")
 
 
+def _open_streams() -> None:
+    """Give the three standard streams a file where they were closed: the next one to be opened would take their place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
 def main() -> None:
     """``hpccluster``."""
+    _open_streams()
     sys.exit(run(sys.argv[1:]))

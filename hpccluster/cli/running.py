@@ -62,7 +62,7 @@ def ask(name: str, operation: str, arguments: dict[str, Any] | None = None, *, w
     record, directory = find_live(name)
     try:
         return asyncio.run(_ask(directory, operation, arguments or {}, wait))
-    except CommError as error:
+    except CommError as error:  # also for credentials, which go first
         if not is_alive(read_record(directory) or record):
             raise ClusterClosed(f"cluster {name!r} has just ended") from error
         raise

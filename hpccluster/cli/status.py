@@ -12,13 +12,13 @@ from hpccluster.cli import complete
 from hpccluster.cli.output import note, progress, say, write_facts, write_json, write_table
 from hpccluster.units import format_age, format_bytes
 
-RECENT = 7 * 86400.0
+RECENT = 86400.0
 """Seconds since the end of a cluster after which it is shown only if asked for."""
 
 
 @click.command("status")
 @click.argument("name", required=False, shell_complete=complete.any_cluster)
-@click.option("--all", "everything", is_flag=True, help="Those that ended more than a week ago, too.")
+@click.option("--all", "everything", is_flag=True, help="Those that ended more than a day ago, too.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of clusters, or with NAME one.")
 def status_command(name: str | None, everything: bool, as_json: bool) -> None:
     """Show your clusters, or one in full."""
@@ -32,7 +32,7 @@ def status_command(name: str | None, everything: bool, as_json: bool) -> None:
     with progress("asking"):
         found = describe(clusters)
     if hidden:
-        note(f"{hidden} that ended more than a week ago: hpccluster status --all; removed by: hpccluster cleanup")
+        note(f"{hidden} that ended more than a day ago: hpccluster status --all; removed by: hpccluster cleanup")
     if as_json:
         write_json(found if name is None else found[0])
     elif name is not None:
@@ -50,7 +50,12 @@ def status_command(name: str | None, everything: bool, as_json: bool) -> None:
             )
             for facts in sorted(found, key=lambda facts: float(facts["created"]))
         ]
-        write_table(("NAME", "STATE", "BACKEND", "AGE", "WORKERS", "JOBS", "HEAD"), rows, flexible=("JOBS", "HEAD"))
+        write_table(
+            ("NAME", "STATE", "BACKEND", "AGE", "WORKERS", "JOBS", "HEAD"),
+            rows,
+            flexible=("HEAD",),
+            wrapped=("STATE", "JOBS"),
+        )
     else:
         say("no clusters; start one with: hpccluster submit -- CMD")
 

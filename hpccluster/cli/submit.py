@@ -94,7 +94,9 @@ def resolve_program(
     """
     program = shutil.which(command[0])
     if program is None:
-        raise ConfigError(f"cannot run {command[0]!r}: no such program")
+        raise ConfigError(cannot_run(command[0]))
+    if not is_text("".join(command)):
+        raise ConfigError(f"the program's arguments are not UTF-8 text: {command!a}")
     python = _interpreter(command[0], program)
     resolved = target.resolve({"scale": size, "name": name})
     if python and "python" not in resolved.options:
@@ -102,16 +104,33 @@ def resolve_program(
     return resolved, python
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written in UTF-8: arguments and variables may be any bytes, which Python keeps as surrogates."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def cannot_run(word: str) -> str:
+    """Why a program is not found by this word."""
+    path = Path(word)
+    if not path.is_file():
+        return f"cannot run {word!r}: no such program"
+    how = f"python {word}" if path.suffix == ".py" else f"chmod +x {word}, and then {path.absolute()}"
+    return f"cannot run {word!r}: the file is no program that can be run by that word\nfix: {how}"
+
+
 def make_program_spec(resolved: ResolvedCluster, command: tuple[str, ...]) -> HeadSpec:
     """The specification of a detached head that runs the command."""
     from hpccluster.cluster.describe import make_spec
 
+    environment = {name: value for name, value in os.environ.items() if is_text(name + value)}
+    if odd := [ascii(name) for name in os.environ.keys() - environment.keys()]:
+        note(f"the program does not get these variables, which are not UTF-8 text: {', '.join(sorted(odd))}")
     spec = make_spec(
         resolved,
         detached=True,
         program=command,
         program_directory=str(Path.cwd()),
-        program_environment=os.environ,
+        program_environment=environment,
     )
     if spec.scale is None and spec.adapt is None:
         # A program beside which no worker is ever started would wait for ever.

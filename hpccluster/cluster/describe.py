@@ -51,7 +51,7 @@ def resolve(name: str, keywords: Mapping[str, Any] | None = None) -> ResolvedClu
 
 def resolve_file(path: str | Path, keywords: Mapping[str, Any] | None = None) -> ResolvedCluster:
     """The description of the one cluster in this file, with keywords on top."""
-    return configuration().resolve_file(Path(path).expanduser(), keywords)
+    return configuration().resolve_file(expand_path("file", path), keywords)
 
 
 def with_size(keywords: Mapping[str, Any], n_workers: int | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import BinaryIO
 import msgspec
 
 from hpccluster.errors import ClusterNotFound, ConfigError, CredentialError
+from hpccluster.paths import expand_path
 from hpccluster.protocol.messages import Role
 
 STATE_DIRECTORY_VARIABLE = "HPCCLUSTER_STATE_DIRECTORY"
@@ -60,7 +61,7 @@ def state_directory() -> Path:
     It is made where it is missing; `CredentialError` if others could write or look into it.
     """
     if given := os.environ.get(STATE_DIRECTORY_VARIABLE):
-        path = Path(given).expanduser().absolute()
+        path = expand_path(f"${STATE_DIRECTORY_VARIABLE}", given)
     else:
         import platformdirs  # only where nobody has said where
 
@@ -211,10 +212,12 @@ def find_connection_file(where: str, role: Role, directory: Path | None = None) 
         found = [path for path in clusters if path.name == where]
     if not found:
         known = ", ".join(path.name for path in clusters if (path / f"{role}.json").exists()) or "none that runs"
-        fix = f"\n  fix: copy a file to here (hpccluster credentials export NAME --role {role}), and give its path"
-        raise ClusterNotFound(
-            f"no cluster {where!r} is known in {', '.join(map(str, places))}\n  known: {known}{fix if '://' in where else ''}"
-        )
+        fix = ""
+        if "://" in where:
+            fix = f"\n  fix: copy a file to here (hpccluster credentials export NAME --role {role}), and give its path"
+        elif Path(where).is_file():
+            fix = f"\n  if the file {where!r} here is meant: say .{os.sep}{where}"
+        raise ClusterNotFound(f"no cluster {where!r} is known in {', '.join(map(str, places))}\n  known: {known}{fix}")
     for place in found:
         if (path := place / f"{role}.json").exists():
             return path

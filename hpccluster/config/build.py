@@ -20,6 +20,7 @@ from hpccluster.config import load
 from hpccluster.config.check import check, show, suggest
 from hpccluster.config.schema import KEYWORD, Node, Origin, ResolvedCluster
 from hpccluster.errors import BackendNotFound, ConfigError
+from hpccluster.paths import expand_path
 
 OptionsOf = Callable[[str], type[Any]]
 """A backend's name -> its options type. Raises `BackendNotFound`."""
@@ -205,7 +206,7 @@ def load_file(
     environ: Mapping[str, str] | None = None,
 ) -> ResolvedCluster:
     """The cluster that a flat file describes, upon the user's configuration."""
-    return load_config(options_of, environ=environ).resolve_file(Path(path).expanduser(), keywords)
+    return load_config(options_of, environ=environ).resolve_file(expand_path("file", path), keywords)
 
 
 # ------------------------------------------------------------------------------------------------------------ merging

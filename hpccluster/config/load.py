@@ -18,6 +18,7 @@ from typing import Any
 
 from hpccluster.config.schema import Node, Origin
 from hpccluster.errors import ConfigError
+from hpccluster.paths import expand_path
 
 FILE_LIMIT = 1024 * 1024
 NODE_LIMIT = 20_000
@@ -66,8 +67,8 @@ def places(environ: Mapping[str, str]) -> Iterator[tuple[str, list[Path]]]:
     project = _here() / "hpccluster.yaml"
     yield "./hpccluster.yaml", [project] if project.exists() else []
     if named := environ.get("HPCCLUSTER_CONFIG"):
-        path = Path(named).expanduser()
-        yield "$HPCCLUSTER_CONFIG", [path if path.is_absolute() else _here() / path]
+        path = expand_path("$HPCCLUSTER_CONFIG", named)
+        yield "$HPCCLUSTER_CONFIG", [path]
     else:
         yield "$HPCCLUSTER_CONFIG", []
 
@@ -131,6 +132,8 @@ def read_environment(environ: Mapping[str, str]) -> Iterator[tuple[list[str], No
 
 def parse_text(text: str, origin: Origin) -> Node:
     """A value from a place without types: read as YAML where it can be, with its raw text kept."""
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ConfigError(f"{origin}: not UTF-8 text: {text!a}")
     try:
         node = parse_yaml(text, origin.source)
     except ConfigError:

@@ -80,6 +80,8 @@ class Fleet:
         self._resources = resources
         self._settings = settings = settings or FleetSettings()
         self._on_notice = on_notice or (lambda *_: None)
+        self._deaths: dict[tuple[str, ...], int] = {}
+        """How many jobs have ended in each way that was told."""
         self._clock = clock
         self._validate = validate
         policy = FleetPolicy(
@@ -411,7 +413,16 @@ class Fleet:
     def _job_failed(self, failed: actions.JobFailed) -> None:
         error = diagnose(self._performer.dead_job(failed), lines=self._settings.log_lines)
         self._troubles.died(error, alarm=failed.alarm)
-        self._on_notice("error" if failed.alarm else "warning", str(error))
+        details = error.details
+        kind = (error.code, *(str(details.get(key)) for key in ("state", "reason", "exit_code", "hint")))
+        count = self._deaths[kind] = self._deaths.get(kind, 0) + 1
+        level = "error" if failed.alarm else "warning"
+        if count == 1:
+            self._on_notice(level, str(error))
+            return
+        # What a hundred jobs die of is told once; then how many they are, whenever they have become twice as many.
+        text = f"{count} jobs have ended so by now; the last: {str(error).splitlines()[0]}"
+        self._on_notice(level if count & (count - 1) == 0 else "info", text)
 
     def _worker_joined(self, worker: WorkerInfo) -> None:
         self._connected[worker.name] = worker.address

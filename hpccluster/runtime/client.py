@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Never, NoReturn, Self, TypeVar
 
 from hpccluster.comm.connect import connect
 from hpccluster.comm.connection_file import ConnectionFile
@@ -57,7 +57,13 @@ class Client:
     ``timeout``: seconds for connecting. Raises `ClusterNotFound`, `CredentialError`, `HandshakeFailed`, `PeerLost`.
     """
 
-    def __init__(self, target: Any = None, *, name: str = "", timeout: float = 10.0) -> None:
+    def __init__(self, target: Any = None, *, name: str = "", timeout: float = 10.0, **unknown: Never) -> None:
+        if unknown:
+            said = ", ".join(f"{key}=..." for key in unknown)
+            raise TypeError(
+                f"Client() takes name= and timeout=, not {said}: it joins a cluster and starts none; "
+                f"a new one on this machine: Client(LocalCluster({said}))"
+            )
         self._link: ClientLink | None = None
         self._numbers = itertools.count(1)
         self._records: dict[int, FutureRecord] = {}

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,10 +177,13 @@ def test_directories_go_when_they_are_old(commands: Commands) -> None:
         commands.out("down", name)
     wait_until_gone(commands.state)
     change_record(commands.state / "old", ended=1e9)
+    change_record(commands.state / "new", ended=time.time() - 2 * 86400)
+    assert "2 that ended more than a day ago: hpccluster status --all" in commands.run("status").stderr
+    change_record(commands.state / "new", ended=time.time() - 0.9 * 86400)
     listed = commands.run("status")
     assert "new" in listed.stdout
     assert "old" not in listed.stdout.replace("older", "")
-    assert "1 that ended more than a week ago" in listed.stderr
+    assert "1 that ended more than a day ago" in listed.stderr
     assert "old" in commands.out("status", "--all")
     assert "goes)" in commands.out("cleanup")
     assert "'old': directory removed" in commands.out("cleanup", "--yes")
@@ -188,3 +192,23 @@ def test_directories_go_when_they_are_old(commands: Commands) -> None:
         code, shown = commands.at_terminal("cleanup", "new", "--older-than", "0", typed=f"{answer}\n")
         assert "remove this? [y/N]" in shown
         assert (code, (commands.state / "new").exists()) == (0, remains)
+
+
+def test_a_batch_system_that_is_out_of_reach_keeps_no_other_from_being_tidied_up(
+    commands: Commands, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    commands.out("up", "--name", "lives", *ON_SLURM)
+    known = waiting(slurm)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for command in ("qsub", "qstat", "qdel"):
+        (broken / command).write_text("#!/bin/sh\necho 'cannot connect to server' >&2\nexit 111\n")
+        (broken / command).chmod(0o755)
+    (commands.directory / "hpccluster.yaml").write_text("pbs: {queue: short}\n")
+    commands.environment["PATH"] = f"{broken}{os.pathsep}{commands.environment['PATH']}"
+    commands.environment["HPCCLUSTER_STATE_DIRECTORY"] = str(tmp_path / "elsewhere")
+    done = commands.run("cleanup", "--yes", "--unknown-jobs", code=3)
+    assert f"slurm: {len(known)} jobs of unknown clusters verified gone" in done.stdout
+    assert waiting(slurm) == []
+    assert "jobs of unknown clusters may still be there, in pbs: " in done.stderr
+    del commands.environment["HPCCLUSTER_STATE_DIRECTORY"]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.cluster_processes import processes_of, wait_until_gone
-from support.command import Commands
+from support.command import COMMAND, Commands
 from support.deadline import wait_until
 
 PROGRAM = """\
@@ -160,3 +161,47 @@ def test_a_program_does_not_outlive_its_killed_head(commands: Commands) -> None:
     wait_until_gone(commands.state)
     assert state_of(commands) == "lost"
     assert "has died" in commands.err("jobs", "sweep", code=5)
+
+
+def test_what_is_not_text_is_told_and_keeps_no_program_from_running(commands: Commands) -> None:
+    commands.environment["ODD"] = os.fsdecode(b"caf\xe9")
+    done = commands.run(
+        "submit", "--workers", "1", "--wait", "--", sys.executable, "-c", "import os; print('ODD' in os.environ)"
+    )
+    assert done.stdout == "False\n"
+    assert "does not get these variables, which are not UTF-8 text: 'ODD'" in done.stderr
+    odd = os.fsdecode(b"print('caf\xe9')")
+    assert "arguments are not UTF-8 text" in submit(commands, "--wait", "--", sys.executable, "-c", odd, code=125)
+    assert "--set: not UTF-8 text" in commands.err("script", "--set", f"shebang={odd}", code=2)
+
+
+def test_a_file_that_is_no_program_is_told_from_one_that_is_not_there(commands: Commands) -> None:
+    assert "fix: python ./stays.py" in submit(commands, "--", "./stays.py", code=2)
+    assert "cannot run 'stays': no such program" in submit(commands, "--", "stays", code=2)
+
+
+def test_waiting_for_a_cluster_that_had_no_program(commands: Commands) -> None:
+    commands.out("up", "--name", "plain", "--workers", "1")
+    commands.out("down", "plain")
+    assert "cluster 'plain' had no program, and has ended: it was told to" in commands.err("wait", "plain", code=5)
+
+
+def test_closed_streams_are_no_trouble(commands: Commands) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *COMMAND, "up", "--name", "quiet", "--workers", "1"],
+        cwd=commands.directory,
+        env=commands.variables(),
+        timeout=50,
+    )
+    assert done.returncode == 0
+    assert state_of(commands, "quiet") == "running"
+    assert commands.out("down", "quiet").startswith("stopped 'quiet'")
+
+
+def test_a_home_that_nobody_has_is_named(commands: Commands) -> None:
+    for arguments in (["script", "-c", "~nouser/x.yaml"], ["config", "validate", "~nouser/x.yaml"]):
+        assert "'~nouser/x.yaml': could not determine home directory" in commands.err(*arguments, code=2)
+    commands.environment["HPCCLUSTER_STATE_DIRECTORY"] = "~nouser/x"
+    said = commands.run("status", code=2)
+    commands.environment.clear()
+    assert "$HPCCLUSTER_STATE_DIRECTORY='~nouser/x': could not determine home directory" in said.stderr

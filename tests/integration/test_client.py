@@ -451,7 +451,7 @@ def test_a_callback_for_a_client_that_is_closed_is_called_too(cluster: LocalClus
     assert again.wait(20)
 
 
-def test_targets_that_are_none(tmp_path: Path) -> None:
+def test_targets_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="not int"):
         Client(3)
     with LocalCluster(n_workers=0) as cluster:
@@ -460,6 +460,12 @@ def test_targets_that_are_none(tmp_path: Path) -> None:
         Client(cluster)
     with pytest.raises(ClusterNotFound, match="fix: copy a file to here"):
         Client("tls://127.0.0.1:9")
+    with pytest.raises(TypeError, match=r"starts none; a new one on this machine: Client\(LocalCluster\(n_workers="):
+        Client(n_workers=2)  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterNotFound, match=r"if the file 'file' here is meant: say \./file"):
+        Client("file")
 
 
 # ------------------------------------------------------------------------------------------------------------ programs

@@ -473,3 +473,18 @@ def test_a_plugins_bug_is_a_doubt_not_the_end() -> None:
             assert job.spec.name == "hpc-calm-otter-0a20"
 
     check(story())
+
+
+def test_what_many_jobs_die_of_is_told_once_with_their_number() -> None:
+    async def story() -> None:
+        async with a_world(resources=ONE_EACH) as world:
+            world.backend.fate = DIES
+            await world.fleet.scale(jobs=3)
+            with pytest.raises(JobDied):
+                await world.fleet.wait_for_workers(3, timeout=600)
+            wait = [notice for notice in world.notices if "HPC-JOB-PYTHON-MISSING" in notice[1]]
+            assert [text for _, text in wait if "stage:" in text] == [wait[0][1]]
+            assert wait[1][1].startswith("2 jobs have ended so by now; the last: job ")
+            assert all(level == "info" for level, text in wait if text.startswith("3 jobs"))
+
+    check(story())

@@ -100,7 +100,7 @@ def cli(context: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
-    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    own = _own_words(arguments)
     debug = "--debug" in own
     if debug:
         arguments = [argument for argument in own if argument != "--debug"] + list(arguments[len(own) :])
@@ -134,6 +134,22 @@ def run(arguments: Sequence[str]) -> int:
             write_error(error)
         return OURS if waits else error.exit_code if isinstance(error, HpcClusterError) else 1
     return result if isinstance(result, int) else 0
+
+
+def _own_words(arguments: Sequence[str]) -> list[str]:
+    """The words that are ours: before ``--``, and before the program of `submit`, whose own may look like ours."""
+    words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    if words[:1] != ["submit"]:
+        return words
+    from hpccluster.cli.submit import submit_command
+
+    valued = {
+        name for it in submit_command.params if isinstance(it, click.Option) and not it.is_flag for name in it.opts
+    }
+    place = 1
+    while place < len(words) and words[place].startswith("-"):
+        place += 2 if words[place] in valued else 1
+    return words[:place]
 
 
 def _worded(error: click.UsageError) -> click.ClickException:

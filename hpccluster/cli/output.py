@@ -95,7 +95,13 @@ def write_table(
             table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, justify=side)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].partition(" ")[0], "")) for cell in row))
-    console().print(table)
+    shown = console()
+    if (
+        shown.measure(table, options=shown.options.update(width=10_000)).minimum > shown.width
+    ):  # lines that the terminal folds, rather than columns that are not there
+        say(plain_table(titles, rows, right=right))
+        return
+    shown.print(table)
 
 
 def _width(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> int:

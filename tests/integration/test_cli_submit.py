@@ -205,3 +205,13 @@ def test_a_home_that_nobody_has_is_named(commands: Commands) -> None:
     said = commands.run("status", code=2)
     commands.environment.clear()
     assert "$HPCCLUSTER_STATE_DIRECTORY='~nouser/x': could not determine home directory" in said.stderr
+
+
+def test_the_words_of_a_program_are_its_own_also_without_dashes(commands: Commands) -> None:
+    says = ("-c", "import sys; print(sys.argv[1:])", "--debug", "--wait")
+    done = commands.run("submit", "--name", "sweep", "--workers", "1", "--wait", sys.executable, *says)
+    assert done.stdout == "['--debug', '--wait']\n"
+    assert "no such program" in commands.err("submit", "nothing", "--wait", code=2)  # its --wait, not ours
+    code, narrow = commands.at_terminal("backends", columns=40)
+    assert code == 0
+    assert all(name in narrow for name in ("BACKEND", "local", "slurm", "ssh"))

@@ -30,7 +30,7 @@
         ├── ClusterNotFound
         ├── ClusterClosed
         ├── ClusterNameTaken            a live cluster has the name
-        └── StartTimeout                which jobs wait, and why
+        └── StartTimeout                which jobs wait, and why; a TimeoutError, too
 
 Each message says what happened, what we were doing, and what the user can do. A user's own exception is never
 wrapped: it is raised as itself, with the remote traceback as its cause.
@@ -210,8 +210,8 @@ class ClusterNameTaken(ClusterError):
     exit_code = 2
 
 
-class StartTimeout(ClusterError):
-    """Workers did not come in time; the message lists which jobs wait and why."""
+class StartTimeout(ClusterError, TimeoutError):
+    """Workers did not come in time; the message lists which jobs wait and why. It is a `TimeoutError`, too."""
 
     exit_code = 124
 

@@ -219,8 +219,9 @@ def test_a_long_wait_shows_on_a_terminal_what_it_is_for(state: Path) -> None:
 def test_a_client_that_waits_in_vain_hears_the_same(state: Path) -> None:
     with make() as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=20)
-        with pytest.raises(StartTimeout, match="1 of 3 workers"):
+        with pytest.raises(StartTimeout, match="1 of 3 workers") as caught:
             client.wait_for_workers(3, timeout=0.1)
+        assert isinstance(caught.value, TimeoutError), "which is what others' clients raise"
 
 
 def test_attach_is_another_remote_control(state: Path) -> None:

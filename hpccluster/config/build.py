@@ -149,6 +149,8 @@ class Config:
         except BackendNotFound as error:
             near = difflib.get_close_matches(name, self.clusters, 1)
             hint = f" (or the cluster {near[0]!r}?)" if near else ""
+            if file := next((it for it in (name, f"{name}.yaml", f"{name}.yml") if Path(it).is_file()), None):
+                hint = f" (if the file {file!r} here is meant: ./{file})"
             raise ConfigError(f"{prefix}no cluster or backend {name!r} is described{hint}: {error}") from error
 
     def _check_sections(self) -> None:

@@ -135,7 +135,7 @@ def json_schema(options_types: Mapping[str, type[Any]]) -> dict[str, Any]:
     properties = [_properties(reference, components) for reference in references]
     common = properties.pop()
     sections = {
-        name: {"type": "object", "properties": own | common, "additionalProperties": False}
+        name: {"type": ["object", "null"], "properties": own | common, "additionalProperties": False}
         for name, own in zip(options_types, properties, strict=True)
     }
     any_backend = {key: value for own in properties for key, value in own.items()} | common
@@ -146,10 +146,10 @@ def json_schema(options_types: Mapping[str, type[Any]]) -> dict[str, Any]:
         "oneOf": [
             {
                 "type": "object",
-                "properties": sections | {"clusters": {"type": "object", "additionalProperties": cluster}},
+                "properties": sections | {"clusters": {"type": ["object", "null"], "additionalProperties": cluster}},
                 "additionalProperties": False,
             },
-            cluster | {"required": ["backend"]},
+            cluster | {"anyOf": [{"required": ["backend"]}, {"required": ["extends"]}]},
         ],
         "$defs": components,
     }

@@ -204,3 +204,10 @@ def test_the_configuration_of_dask_jobqueue_is_taken_over(commands: Commands) ->
     write(commands, "# all commented out\n", "jobqueue.yaml")
     assert "nothing was written" in commands.out("config", "import", "jobqueue.yaml", "-o", "new.yaml")
     assert not (commands.directory / "new.yaml").exists()
+
+
+def test_a_file_that_is_named_as_a_cluster_is_pointed_at(commands: Commands) -> None:
+    (commands.directory / "mine.yaml").touch()
+    (commands.directory / "mine.conf").touch()
+    assert "(if the file 'mine.yaml' here is meant: ./mine.yaml)" in commands.err("script", "-c", "mine", code=2)
+    assert "(if the file 'mine.conf' here is meant: ./mine.conf)" in commands.err("script", "-c", "mine.conf", code=2)

@@ -288,3 +288,11 @@ def test_adapt_and_scale_have_the_keys_of_the_fleet() -> None:
 
     assert {item.name for item in fields(AdaptOptions)} == {item.name for item in fields(AdaptSettings)}
     assert {item.name for item in fields(ScaleOptions)} == {item.name for item in fields(ScaleRequest)}
+
+
+def test_the_json_schema_allows_what_is_read() -> None:
+    """A section of which everything is still commented out, and a flat file upon a named cluster."""
+    sections, flat = json_schema({"slurm": SlurmOptions})["oneOf"]
+    assert sections["properties"]["slurm"]["type"] == ["object", "null"]
+    assert sections["properties"]["clusters"]["type"] == ["object", "null"]
+    assert flat["anyOf"] == [{"required": ["backend"]}, {"required": ["extends"]}]

@@ -32,7 +32,8 @@ from hpccluster.protocol.messages import (
     Role,
 )
 from hpccluster.runtime import forks, sync
-from hpccluster.runtime.data import THREAD_SIZE, frames_size
+from hpccluster.runtime.data import THREAD_SIZE, Frames, frames_size
+from hpccluster.runtime.delivery import Parcel
 from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
 from hpccluster.runtime.link import ClientLink
@@ -216,23 +217,11 @@ class Client:
 
     def _scatter(self, values: list[Any], wishes: list[str], timeout: float | None) -> list[Future[Any]]:
         self._check_may_block()
-        futures: list[Future[Any]] = []
-        pushed: list[tuple[Future[Any], list[Any], int]] = []
-        for value in values:
-            number = next(self._numbers)
-            record = self._records[number] = FutureRecord(number)
-            futures.append(Future(self, record, "data"))
-            frames = payload.dump_frames(value)
-            size = sum(map(len, frames))
-            if size <= self._live().inline_limit:
-                small = payload.dumps(value)
-                self._say(PutData(number, [small]))
-                record.settle(FutureState.FINISHED, small)
-            else:
-                pushed.append((futures[-1], frames, size))
+        prepared = [self._prepare(value) for value in values]
+        pushed = [(future, frames, size) for future, frames, size in prepared if frames]
         if pushed:
             link = self._live()
-            pushes = [link.push(future._record, frames, size, wishes) for future, frames, size in pushed]
+            pushes = [link.push(future._record, Parcel(frames, size), wishes) for future, frames, size in pushed]
             try:
                 taken = sync.run(_all(pushes), timeout)
             except TimeoutError:
@@ -242,7 +231,29 @@ class Client:
             for (future, _, _), is_taken in zip(pushed, taken, strict=True):
                 if not is_taken:  # there were workers, and none could be reached
                     raise future._error()
-        return futures
+        return [future for future, _, _ in prepared]
+
+    def _scatter_argument(self, value: Any) -> Future[Any]:
+        """A large argument as data of its own. Where there is no worker yet, this does not wait for one."""
+        self._check_may_block()
+        future, frames, size = self._prepare(value)
+        if frames and not sync.run(self._live().deliveries.bring(future, frames, size)):
+            raise future._error()
+        return future
+
+    def _prepare(self, value: Any) -> tuple[Future[Any], Frames, int]:
+        """A future for data, and what has to be pushed to a worker: frames, and bytes in all. No frames: the scheduler has it."""
+        number = next(self._numbers)
+        record = self._records[number] = FutureRecord(number)
+        future: Future[Any] = Future(self, record, "data")
+        frames = payload.dump_frames(value)
+        size = sum(map(len, frames))
+        if size <= self._live().inline_limit:
+            small = payload.dumps(value)
+            self._say(PutData(number, [small]))
+            record.settle(FutureState.FINISHED, small)
+            return future, [], size
+        return future, frames, size
 
     def cancel(self, futures: Future[Any] | Iterable[Future[Any]]) -> None:
         """Cancel tasks and all that needs them. What has not started never will; a running function goes on unheard."""
@@ -331,13 +342,10 @@ class Client:
     ) -> tuple[bytes, list[int], list[Future[Any]]]:
         """Arguments as bytes, and the futures inside with their numbers; what is large becomes a future of its own."""
 
-        def scatter(value: Any) -> Future[Any]:
-            return self._scatter([value], [], 60)[0]
-
         def light(limit: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
             return (
-                tuple(lighten(value, limit, scatter, known_args) for value in args),
-                {name: lighten(value, limit, scatter, known_kwargs) for name, value in kwargs.items()},
+                tuple(lighten(value, limit, self._scatter_argument, known_args) for value in args),
+                {name: lighten(value, limit, self._scatter_argument, known_kwargs) for name, value in kwargs.items()},
             )
 
         if any(map(is_large, args)) or (kwargs and any(map(is_large, kwargs.values()))):

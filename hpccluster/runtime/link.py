@@ -32,6 +32,7 @@ from hpccluster.protocol.messages import (
     TasksStored,
 )
 from hpccluster.runtime.data import DataFetcher, Frames
+from hpccluster.runtime.delivery import Deliveries, Parcel
 from hpccluster.runtime.futures import FutureRecord, FutureState
 
 log = logging.getLogger("hpccluster.client")
@@ -71,6 +72,7 @@ class ClientLink:
         self._locations: dict[int, asyncio.Future[DataLocation | None]] = {}
         self._placements: dict[int, asyncio.Future[DataPlacement | None]] = {}
         self._fetcher = DataFetcher(hello, security)
+        self.deliveries = Deliveries(self)
         self._lost: HpcClusterError | None = None
         self.send: Callable[..., None] = channel.send
         channel.start(codec.to_client, self._received, self._channel_lost)
@@ -229,27 +231,29 @@ class ClientLink:
                 await asyncio.sleep(UNREACHED_PAUSE)
         return PeerLost("the result was lost again and again"), ()
 
-    async def push(self, record: FutureRecord, frames: list[Any], size: int, workers: list[str]) -> bool:
+    async def push(self, record: FutureRecord, parcel: Parcel, workers: list[str]) -> bool:
         """Bring data to a worker that the scheduler names; false where no worker took it, and the record has the error."""
-        message: Message = PlaceData(record.id, size, workers)
+        message: Message = PlaceData(record.id, parcel.size, workers)
         while True:
             placement = await self._ask(self._placements, record.id, message)
             if placement is None:
                 return False
             try:
-                await self._fetcher.push(placement.address, placement.task, frames)
+                async with parcel.lock:
+                    await self._fetcher.push(placement.address, placement.task, parcel.frames)
             except CommError as error:
                 log.debug("cannot push %s to %s: %s", record.id, placement.address, error)
                 await asyncio.sleep(PUSH_PAUSE)
                 message = DataPlaced(record.id, "")
                 continue
-            record.settle(FutureState.STORED, size)
+            record.settle(FutureState.STORED, parcel.size)
             self.send(DataPlaced(record.id, placement.address))
             return True
 
     async def close(self) -> None:
         """Say goodbye."""
         self._timer.cancel()
+        self.deliveries.close()
         await self._fetcher.close()
         await self._channel.close()
 

@@ -60,6 +60,8 @@ class PrivateHosts(PrivateNetwork):
             raise SshdMissing("hosts of one's own need root (namespaces)")
         if missing := [name for name in PROGRAMS if shutil.which(name, path=system_path()) is None]:
             raise SshdMissing(f"not installed: {', '.join(missing)} (Debian: apt-get install openssh-server iproute2)")
+        if Path(__file__).resolve().is_relative_to("/tmp"):
+            raise SshdMissing("this checkout lies below /tmp, which the hosts have for themselves: clone it elsewhere")
         _sweep()
         directory = Path(tempfile.mkdtemp(prefix=NAME, dir=BASE))
         hosts: PrivateHosts | None = None

@@ -397,7 +397,9 @@ class BackendContract:
 
     def test_cancelled_job_is_told_and_gone(self, backend: Backend, directory: Path) -> None:
         async def scenario(backend: Backend) -> None:
-            spec = self.spec(directory, "trap 'echo told to end; exit 0' TERM; echo ready; while :; do sleep 0.1; done")
+            # it is ready after a moment: OpenPBS tells a job nothing in the first 50 ms, and kills it later
+            line = "trap 'echo told to end; exit 0' TERM; sleep 0.3; echo ready; while :; do sleep 0.1; done"
+            spec = self.spec(directory, line)
             job = await backend.submit(spec)
             await self.until_log(backend, job, spec, "ready")
             assert (await self.until_state(backend, job, JobState.RUNNING)).node, "JobStatus.node says where it runs"

@@ -210,4 +210,4 @@ def _stop(name: str, timeout: float) -> dict[str, Any]:
     removal = remove(leftover, timeout=timeout)
     if removal.problem:
         raise ClusterError(f"cluster {name!r}: {removal.problem}")
-    return {"lost": True, "cancelled": sorted(removal.gone), "unconfirmed": sorted(removal.unconfirmed)}
+    return {"lost": True, "cancelled": sorted(removal.gone), "unconfirmed": sorted(removal.unconfirmed), "problem": ""}

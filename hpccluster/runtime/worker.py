@@ -64,6 +64,8 @@ HEARTBEAT = 5.0
 """Seconds between two heartbeats."""
 SILENCE_LIMIT = 30.0
 """Seconds without a word from the scheduler after which it counts as lost."""
+ROUNDING = 0.01
+"""Seconds: a loop counts in milliseconds, and sums of times are rounded, so that a timer may come a hair before a deadline."""
 
 _DATA_ROLES = frozenset({Role.WORKER, Role.CLIENT, Role.SCHEDULER})
 
@@ -143,7 +145,7 @@ class Worker:
         self._slots.phase = WorkerPhase.ENDING
         self._reason = reason
         self._feed(Source.SHELL, [LeaveWish(reason, self._now() + self.settings.grace)])
-        self._call_later(self.settings.grace, lambda: self._feed(Source.SHELL, [Tick()]))
+        self._call_later(self.settings.grace + ROUNDING, lambda: self._feed(Source.SHELL, [Tick()]))
 
     async def close(self) -> None:
         """End now. Idempotent. Tasks that run are not waited for; the scheduler hears that this worker left."""

@@ -328,6 +328,16 @@ class TestLeaving:
 
         play(scene)
 
+    def test_a_timer_that_comes_a_hair_early_ends_the_grace_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scene(stage: Stage) -> None:
+            worker, _ = await stage.worker(grace=0.05)
+            worker.leave("SIGTERM")
+            now = worker._now
+            monkeypatch.setattr(worker, "_now", lambda: now() - 0.001)
+            assert "time to hand over" in await worker.ended()
+
+        play(scene)
+
     def test_close_is_idempotent_and_leaves_no_thread(self) -> None:
         async def scene(stage: Stage) -> None:
             before = set(threading.enumerate())

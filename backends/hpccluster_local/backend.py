@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import re
 import signal
 import socket
 import sys
@@ -41,7 +40,6 @@ GRACE = 5.0
 
 _COMMAND = (sys.executable, "-m", "hpccluster.runtime")
 """How a job's command begins that a launcher can take over: our own interpreter."""
-_ID = re.compile(r"local-[1-9][0-9]*")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

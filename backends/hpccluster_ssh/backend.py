@@ -14,7 +14,6 @@ import functools
 import logging
 import math
 import os
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -49,7 +48,6 @@ _BEGINNING = 4096
 SILENCE = 5
 """Signs of life that may be missing before a job ends by itself."""
 
-_ID = re.compile(r"ssh-[1-9][0-9]*")
 _NO_PLACE = "hpccluster: no place for the files of the job"
 _EXIT_NO_PLACE = 73
 _ACCEPT = (

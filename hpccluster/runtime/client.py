@@ -32,7 +32,7 @@ from hpccluster.protocol.messages import (
     Role,
 )
 from hpccluster.runtime import forks, sync
-from hpccluster.runtime.data import THREAD_SIZE, Frames, frames_size
+from hpccluster.runtime.data import THREAD_SIZE, frames_size
 from hpccluster.runtime.delivery import Parcel
 from hpccluster.runtime.functions import FunctionCache
 from hpccluster.runtime.futures import Future, FutureRecord, FutureState, settled
@@ -218,42 +218,41 @@ class Client:
     def _scatter(self, values: list[Any], wishes: list[str], timeout: float | None) -> list[Future[Any]]:
         self._check_may_block()
         prepared = [self._prepare(value) for value in values]
-        pushed = [(future, frames, size) for future, frames, size in prepared if frames]
+        pushed = [(future, parcel) for future, parcel in prepared if parcel is not None]
         if pushed:
             link = self._live()
-            pushes = [link.push(future._record, Parcel(frames, size), wishes) for future, frames, size in pushed]
+            pushes = [link.push(future._record, parcel, wishes) for future, parcel in pushed]
             try:
                 taken = sync.run(_all(pushes), timeout)
             except TimeoutError:
                 raise StartTimeout(
                     f"no worker took {len(pushed)} pieces of data within {timeout} s: is there one (scale, wait_for_workers)?"
                 ) from None
-            for (future, _, _), is_taken in zip(pushed, taken, strict=True):
+            for (future, _), is_taken in zip(pushed, taken, strict=True):
                 if not is_taken:  # there were workers, and none could be reached
                     raise future._error()
-        return [future for future, _, _ in prepared]
+        return [future for future, _ in prepared]
 
     def _scatter_argument(self, value: Any) -> Future[Any]:
         """A large argument as data of its own. Where there is no worker yet, this does not wait for one."""
         self._check_may_block()
-        future, frames, size = self._prepare(value)
-        if frames and not sync.run(self._live().deliveries.bring(future, frames, size)):
+        future, parcel = self._prepare(value)
+        if parcel is not None and not sync.run(self._live().deliveries.bring(future, parcel)):
             raise future._error()
         return future
 
-    def _prepare(self, value: Any) -> tuple[Future[Any], Frames, int]:
-        """A future for data, and what has to be pushed to a worker: frames, and bytes in all. No frames: the scheduler has it."""
+    def _prepare(self, value: Any) -> tuple[Future[Any], Parcel | None]:
+        """A future for data, and what has to be pushed to a worker: nothing, where it is small, and the scheduler has it."""
         number = next(self._numbers)
         record = self._records[number] = FutureRecord(number)
         future: Future[Any] = Future(self, record, "data")
-        frames = payload.dump_frames(value)
-        size = sum(map(len, frames))
-        if size <= self._live().inline_limit:
-            small = payload.dumps(value)
-            self._say(PutData(number, [small]))
-            record.settle(FutureState.FINISHED, small)
-            return future, [], size
-        return future, frames, size
+        parcel = Parcel(payload.dump_frames(value))
+        if parcel.size > self._live().inline_limit:
+            return future, parcel
+        small = payload.dumps(value)
+        self._say(PutData(number, [small]))
+        record.settle(FutureState.FINISHED, small)
+        return future, None
 
     def cancel(self, futures: Future[Any] | Iterable[Future[Any]]) -> None:
         """Cancel tasks and all that needs them. What has not started never will; a running function goes on unheard."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hpccluster.errors import HpcClusterError
-from hpccluster.runtime.data import Frames
+from hpccluster.runtime.data import Frames, frames_size
 from hpccluster.units import format_bytes
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ KEPT_LIMIT = 1024 * 1024 * 1024
 class Parcel:
     """One piece of data to be pushed."""
 
-    def __init__(self, frames: Frames, size: int) -> None:
+    def __init__(self, frames: Frames) -> None:
         self.frames = frames
-        self.size = size
+        self.size = frames_size(frames)
         self.lock = asyncio.Lock()
         """Held while the frames are sent, or copied."""
 
@@ -44,19 +44,18 @@ class Deliveries:
         self._link = link
         self._waiting: dict[asyncio.Task[bool], tuple[int, Future[Any]]] = {}
 
-    async def bring(self, future: Future[Any], frames: Frames, size: int) -> bool:
+    async def bring(self, future: Future[Any], parcel: Parcel) -> bool:
         """Returns as soon as the frames may be changed: they have been sent, or copied. False where no worker took them: the
         future's record has the error.
         """
-        parcel = Parcel(frames, size)
         pushing = asyncio.get_running_loop().create_task(self._link.push(future._record, parcel, []))
         try:
             await asyncio.wait([pushing], timeout=0 if self._waiting else PATIENCE)
-            if not pushing.done() and self._has_room(size):
+            if not pushing.done() and self._has_room(parcel.size):
                 async with parcel.lock:
                     if not pushing.done():
                         parcel.frames = await asyncio.to_thread(_copy, parcel.frames)
-                        self._keep(pushing, size, future)
+                        self._keep(pushing, parcel.size, future)
                         return True
             return await pushing
         except asyncio.CancelledError:
@@ -70,11 +69,11 @@ class Deliveries:
 
     def _has_room(self, size: int) -> bool:
         kept = sum(size for size, _ in self._waiting.values())
-        if not kept or kept + size <= KEPT_LIMIT:
+        if kept + size <= KEPT_LIMIT:
             return True
         log.warning(
             "%s of data wait here for a worker to take them: this call waits, too. Is there a worker (scale, cluster.jobs)?",
-            format_bytes(kept),
+            format_bytes(kept + size),
         )
         return False
 

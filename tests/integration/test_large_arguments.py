@@ -46,7 +46,7 @@ def test_they_are_work_that_adapt_starts_workers_for(cluster: LocalCluster) -> N
 def test_who_submits_more_than_there_is_room_for_waits_and_hears_why(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery, "KEPT_LIMIT", LARGE)
+    monkeypatch.setattr(delivery, "KEPT_LIMIT", LARGE * 3 // 2)  # room for one
     with ThreadPoolExecutor() as threads, Client(cluster) as client:
         first = client.submit(len, bytes(LARGE))
         second = threads.submit(client.submit, len, bytes(LARGE + 1))
@@ -60,7 +60,7 @@ def test_who_submits_more_than_there_is_room_for_waits_and_hears_why(
 def test_who_waits_for_room_hears_of_the_clients_end(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery, "KEPT_LIMIT", LARGE)
+    monkeypatch.setattr(delivery, "KEPT_LIMIT", LARGE * 3 // 2)  # room for one
     with ThreadPoolExecutor() as threads, Client(cluster) as client:
         client.submit(len, bytes(LARGE))
         second = threads.submit(client.submit, len, bytes(LARGE + 1))

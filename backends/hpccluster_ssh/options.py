@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from hpccluster.backend.options import LINE, SHEBANG, JobOptions
+from hpccluster.backend.options import LINE, SHEBANG, JobOptions, bad_value
 from hpccluster.backend.remote import RemoteTarget
 from hpccluster.errors import ConfigError
 from hpccluster.resources import JobResources, make_resources
@@ -147,9 +147,7 @@ class SSHOptions(JobOptions):
         try:
             return tuple(shlex.split(self.shebang.removeprefix("#!")))
         except ValueError as error:
-            raise ConfigError(
-                f"shebang={self.shebang!r}: {error}", code="HPC-CONFIG-VALUE", details={"option": "shebang"}
-            ) from None
+            raise bad_value("shebang", self.shebang, str(error)) from None
 
     def first_jobs(self) -> int:
         return sum(host.jobs for host in self.host_options())

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpccluster.backend.login import login_of
-from hpccluster.backend.options import JobOptions
-from hpccluster.errors import ConfigError
+from hpccluster.backend.options import JobOptions, bad_value
 from hpccluster.ids import JobName
 from hpccluster.job import JobSpec
 from hpccluster.paths import expand_path
@@ -49,11 +48,7 @@ def make_log_directory(options: JobOptions) -> None:
     else:
         problem = "" if os.access(path, os.W_OK | os.X_OK) else "you may not write there"
     if problem:
-        raise ConfigError(
-            f"log_directory={options.log_directory!r}: {problem}",
-            code="HPC-CONFIG-VALUE",
-            details={"option": "log_directory", "value": repr(options.log_directory), "path": path},
-        )
+        raise bad_value("log_directory", options.log_directory, problem)
 
 
 def make_job_spec(
